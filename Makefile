@@ -16,7 +16,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill upgrade control crash fuzz bench soak tools ipfs static deb image
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill upgrade control crash fuzz bench soak tools ipfs static deb package image
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -39,6 +39,7 @@ doc: ## Builds the documentation of the code; a link that leads nowhere is an er
 SERVER_TESTS = postgres::on_a_server::
 unit: ## Rust tests that need nothing but Rust
 	cargo test --workspace $(CARGO_FLAGS) -- --skip $(SERVER_TESTS)
+	cargo test --workspace --features fula-client/object_store_tests --test object_store $(CARGO_FLAGS)
 
 servers: tools ## Rust tests on Postgres and PgBouncer
 	cargo test --workspace --lib $(CARGO_FLAGS) -- $(SERVER_TESTS)
@@ -47,7 +48,7 @@ deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
 scripts: circles prose ## Circles of files, rules of docs/style.md, and tests of the scripts in tools/
-	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py
+	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py tools/test_baseline.py
 
 circles: ## Lists circles of files, and fails when there are any
 	tools/circles
@@ -69,6 +70,9 @@ static: ## Builds target/release/fula, linked statically: for any Linux of this 
 deb: static ## Makes target/fula.deb, with services of systemd
 	deploy/deb/build target/release/fula target/fula.deb
 
+package: $(if $(PROGRAM),,static) ## Makes the static binary, the Debian package and the image without a daemon, in target/package: PROGRAM=FILE packs that one
+	deploy/package $(or $(PROGRAM),target/release/fula) target/package
+
 IMAGE_BUILDER = $(shell command -v buildah || command -v podman || command -v docker)
 image: ## Builds the container image fula, with buildah, podman or docker
 	$(IMAGE_BUILDER) build $(if $(findstring docker,$(IMAGE_BUILDER)),,--format docker) \
@@ -81,7 +85,8 @@ drill: tools bins ## Real gateways on a real Postgres under faults, clients with
 	target/debug/drill run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
 
 upgrade: tools bins ## A drill in which masters of the last commit and of this one run side by side: BASELINE=PROGRAM SECONDS=n
-	target/debug/drill run --wallets --seconds $(SECONDS) --baseline $(or $(BASELINE),$$(tools/baseline)) --history target/upgrade.jsonl
+	baseline=$(or $(BASELINE),$$(tools/baseline)) && \
+	target/debug/drill run --wallets --seconds $(SECONDS) --baseline "$$baseline" --history target/upgrade.jsonl
 
 control: tools bins ## A drill with the comparison of swaps off: must find lost updates
 	target/debug/drill run --cas-off --seconds 8 --history target/control.jsonl
@@ -143,7 +148,7 @@ clients: tools ipfs bins ## Stock S3 clients and the commands of the documents a
 
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
-$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum tests/clients/java/pom.xml
+$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum tests/clients/java/pom.xml tests/clients/rust/Cargo.lock
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ls /usr/sbin/pgbouncer >/dev/null 2>&1 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
@@ -170,6 +175,7 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM)
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/minio/mc@$(MC)
 	cd tests/clients/java && mvn -q -B compile -DbuildDirectory=$(CURDIR)/target/java
+	cd tests/clients/rust && cargo build -q --locked --ignore-rust-version --target-dir $(CURDIR)/target/rust-sdk
 	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
 	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

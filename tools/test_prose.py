@@ -80,6 +80,28 @@ class Documents(Prose):
         self.assert_clean({"a.md": f"A `fula fsck --repair --roots keep` [b](c.md)\n{words(27)}.\n"})
 
 
+class Decisions(Prose):
+    def of(self, decision=1, head="# 0007: A title\n\nDate: 2026-01-02. Status: accepted.\n",
+           row="| 0007 | [A title](0007-a.md) | 2026-01-02 | accepted, changed by 0008 |\n"):
+        section = "\n".join(f"{n}. This is a point." for n in range(decision))
+        text = f"{head}\n## Context\n\nSomething.\n\n## Decision\n\n{section}\n\n## Consequences\n\nOthers.\n"
+        return {"adr/0007-a.md": text, "adr/README.md": row}
+
+    def test_a_decision_is_short(self):
+        self.assert_clean(self.of(40))
+        self.assert_found(self.of(41), "adr/0007-a.md:9: the section Decision has 41 lines: at most 40")
+
+    def test_a_decision_has_date_and_status(self):
+        begins = 'adr/0007-a.md:1: a decision begins with "# 0007: Title" and "Date: YYYY-MM-DD. Status: accepted."'
+        self.assert_found(self.of(head="# 0007: A title\n"), begins)
+        self.assert_found(self.of(head="# 0008: A title\n\nDate: 2026-01-02. Status: accepted.\n"), begins)
+
+    def test_a_decision_is_in_the_index(self):
+        row = "| 0007 | [A title](0007-a.md) | 2026-01-02 | accepted"
+        self.assert_found(self.of(row="| 0007 | [Another](0007-a.md) | 2026-01-02 | accepted |\n"),
+                          f'adr/0007-a.md:1: the index lacks "{row}"')
+
+
 class Sources(Prose):
     def test_the_doc_comment_of_a_function_begins_with_a_verb(self):
         self.assert_found(

@@ -17,9 +17,10 @@ use crate::{
 const OBJECT_BYTES: usize = 8 << 20;
 
 /// The measured commands, in the order of the table.
-const WORKS: [&str; 5] = [
+const WORKS: [&str; 6] = [
     "fula fsck",
-    "fula export to a pipe",
+    "fula export to /dev/null, over the socket",
+    "fula export to standard output, a file",
     "fula export to a file, with fsync",
     "a copy of the file, with fsync",
     "fula import",
@@ -47,11 +48,12 @@ pub(crate) async fn run(rounds: usize, mib: u64) -> io::Result<()> {
     for _ in 0..rounds {
         let target = Server::start(&Kind::Fula, &[]).await?;
         let done = [
-            timed(server.command(&["fsck"])?())?,
-            timed(server.command(&["export", "cars"])?())?,
-            timed(server.command(&["export", "cars", "--output", &file_name])?())?,
+            timed(server.command(&["fsck"])?(), Stdio::null())?,
+            timed(server.command(&["export", "cars"])?(), Stdio::null())?,
+            timed(server.command(&["export", "cars"])?(), fs::File::create(&file)?.into())?,
+            timed(server.command(&["export", "cars", "--output", &file_name])?(), Stdio::null())?,
             copied(&file, &dir.path().join("copy.car"))?,
-            timed(target.command(&["import", &file_name, "--user", "admin"])?())?,
+            timed(target.command(&["import", &file_name, "--user", "admin"])?(), Stdio::null())?,
         ];
         for (rows, done) in rows.iter_mut().zip(done) {
             rows.push(done);
@@ -71,9 +73,9 @@ pub(crate) async fn run(rounds: usize, mib: u64) -> io::Result<()> {
 }
 
 /// Runs a command to its end.
-fn timed(mut command: Command) -> io::Result<Done> {
+fn timed(mut command: Command, output: Stdio) -> io::Result<Done> {
     let begun = Instant::now();
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child = command.stdout(output).stderr(Stdio::null()).spawn()?;
     let mut peak = 0;
     loop {
         // Once it has ended, nothing is known of its memory.

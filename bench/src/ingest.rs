@@ -50,8 +50,8 @@ pub(crate) struct Plan {
 }
 
 /// A master and a storage node.
-struct Site {
-    master: Gateway,
+pub(crate) struct Site {
+    pub(crate) master: Gateway,
     node: Child,
     node_address: SocketAddr,
     token: Credentials,
@@ -96,7 +96,7 @@ fn start_node(
 }
 
 impl Site {
-    async fn start() -> io::Result<Self> {
+    pub(crate) async fn start() -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
         let (data, node_dir) = (dir.path().join("data"), dir.path().join("node"));
         let binary = fula_binary()?;
@@ -164,12 +164,12 @@ impl Site {
         Client::new(self.node_address, self.token.clone())
     }
 
-    fn s3(&self) -> Client {
+    pub(crate) fn s3(&self) -> Client {
         Client::new(self.master.address(), self.token.clone())
     }
 
     /// Returns the peak memory of node and master in MiB.
-    fn peaks(&self) -> io::Result<(u64, u64)> {
+    pub(crate) fn peaks(&self) -> io::Result<(u64, u64)> {
         let peak = |pid: u32| usage(pid).map(|used| used.peak >> 20);
         Ok((peak(self.node.id())?, peak(self.master.pid().unwrap_or_default())?))
     }

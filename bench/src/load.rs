@@ -102,13 +102,13 @@ pub(crate) fn key(number: u64) -> String {
 
 /// Bodies of one length that differ in every block.
 #[derive(Clone, Debug)]
-struct Bodies {
+pub(crate) struct Bodies {
     pattern: Bytes,
     salt: u64,
 }
 
 impl Bodies {
-    fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         let mut rng = Rng::new(0x5eed);
         let words = std::iter::repeat_with(|| rng.below(u64::MAX).to_le_bytes());
         let pattern: Vec<u8> = words.take(bytes.div_ceil(8)).flatten().take(bytes).collect();
@@ -117,7 +117,7 @@ impl Bodies {
         Self { pattern: pattern.into(), salt }
     }
 
-    fn body(&self, number: u64) -> Bytes {
+    pub(crate) fn body(&self, number: u64) -> Bytes {
         let mut body = BytesMut::from(&self.pattern[..]);
         let stamp = (self.salt ^ number).to_le_bytes();
         for block in body.chunks_mut(STAMP_EVERY) {

@@ -3,6 +3,7 @@
 
 mod buckets;
 mod cars;
+mod clients;
 mod collected;
 mod compare;
 mod encrypted;
@@ -16,13 +17,16 @@ mod pinned;
 mod process;
 mod report;
 mod restart;
+mod restored;
 mod server;
 mod shared;
+mod snapshots;
 mod soak;
+mod worn;
 
 use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use fula_testkit::s3::{Credentials, Payload};
 
 use crate::{
@@ -70,40 +74,44 @@ enum Work {
     List,
 }
 
+/// The load of `fula-bench load`.
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// Address of the endpoint
+    #[arg(long)]
+    endpoint: SocketAddr,
+    /// Access key id
+    #[arg(long)]
+    key: String,
+    /// Secret access key
+    #[arg(long)]
+    secret: String,
+    /// Name of a bucket that exists
+    #[arg(long)]
+    bucket: String,
+    #[arg(long, value_enum, default_value = "put")]
+    work: Work,
+    /// Length of each object in bytes
+    #[arg(long, default_value_t = 4096)]
+    bytes: usize,
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Number of keys that are overwritten, got or listed
+    #[arg(long, default_value_t = 1000)]
+    keys: u64,
+    /// Number of the first new key
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    #[arg(long, value_enum, default_value = "unsigned")]
+    payload: Body,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Put a load on any S3 endpoint, and print rate and latency
-    Load {
-        /// Address of the endpoint
-        #[arg(long)]
-        endpoint: SocketAddr,
-        /// Access key id
-        #[arg(long)]
-        key: String,
-        /// Secret access key
-        #[arg(long)]
-        secret: String,
-        /// Name of a bucket that exists
-        #[arg(long)]
-        bucket: String,
-        #[arg(long, value_enum, default_value = "put")]
-        work: Work,
-        /// Length of each object in bytes
-        #[arg(long, default_value_t = 4096)]
-        bytes: usize,
-        #[arg(long, default_value_t = 16)]
-        connections: usize,
-        #[arg(long, default_value_t = 10)]
-        seconds: u64,
-        /// Number of keys that are overwritten, got or listed
-        #[arg(long, default_value_t = 1000)]
-        keys: u64,
-        /// Number of the first new key
-        #[arg(long, default_value_t = 0)]
-        first: u64,
-        #[arg(long, value_enum, default_value = "unsigned")]
-        payload: Body,
-    },
+    Load(LoadArgs),
     /// Use the free memory, and keep a page of every MiB until standard input ends
     #[command(hide = true)]
     HoldMemory,
@@ -175,6 +183,38 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Overwrite small objects of one gateway that is killed again and again, with collection and without, and
+    /// measure disk, memory and PUT rate
+    Worn {
+        /// Number of objects
+        #[arg(long, default_value_t = 4_000_000)]
+        objects: u64,
+        /// Length of each object in bytes
+        #[arg(long, default_value_t = 200)]
+        bytes: usize,
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+        /// Duration of the overwrites in seconds
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Seconds from one `kill -9` to the next
+        #[arg(long, default_value_t = 120)]
+        kill_every: u64,
+        /// `FULA_RETENTION` of the gateway that collects
+        #[arg(long, default_value = "0s")]
+        retention: String,
+        /// Bytes on disk beside twice the live bytes that count as met, in MiB
+        #[arg(long, default_value_t = 1024)]
+        slack: u64,
+        /// Bytes on disk at which a run ends early, in MiB: without collection a disk fills up
+        #[arg(long, default_value_t = 40_960)]
+        disk_max: u64,
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// Another build of `fula` to measure in turns
+        #[arg(long)]
+        baseline: Option<PathBuf>,
+    },
     /// Measure memory and disk after creating and deleting buckets, and collecting
     Buckets {
         /// Number of buckets that are created and deleted
@@ -244,6 +284,8 @@ enum Command {
         #[arg(long, default_value_t = 1024)]
         mib: u64,
     },
+    /// Measure clients that seal files: vaults beside `rclone crypt`, several devices, and storage nodes
+    Clients(clients::Plan),
     /// Measure what encryption at rest costs
     Encrypted {
         #[arg(long, default_value_t = 5)]
@@ -260,6 +302,14 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         markers: u64,
     },
+    /// Measure the names of a bucket: in pages, as one stream, and what changed
+    Snapshots {
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+        /// Number of objects
+        #[arg(long, default_value_t = 100_000)]
+        objects: u64,
+    },
     /// Measure PUTs without a pin target, with one that is away, and with a kubo
     Pinned {
         #[arg(long, default_value_t = 5)]
@@ -267,6 +317,17 @@ enum Command {
         /// Number of PUTs
         #[arg(long, default_value_t = 10_000)]
         puts: u64,
+        /// Program of kubo, as `make ipfs` builds it
+        #[arg(long, default_value = "target/tools/ipfs")]
+        ipfs: PathBuf,
+    },
+    /// Measure the restore of a bucket from a kubo by its root, and compare it with what it was
+    Restored {
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Number of objects
+        #[arg(long, default_value_t = 10_000)]
+        objects: u64,
         /// Program of kubo, as `make ipfs` builds it
         #[arg(long, default_value = "target/tools/ipfs")]
         ipfs: PathBuf,
@@ -282,7 +343,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+    match Box::pin(run(Cli::parse())).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fula-bench: {error}");
@@ -306,40 +367,37 @@ fn print_tally(tally: &load::Tally) {
     );
 }
 
+/// Puts a load on an endpoint, and prints its result.
+async fn put_load(args: LoadArgs) -> io::Result<()> {
+    let operation = match args.work {
+        Work::Put => Operation::Put,
+        Work::Overwrite => Operation::Overwrite(args.keys),
+        Work::Get => Operation::Get(args.keys),
+        Work::List => Operation::List(args.keys),
+    };
+    let load = Load {
+        operation,
+        bucket: args.bucket,
+        bytes: args.bytes,
+        connections: args.connections,
+        limit: Limit::Time(Duration::from_secs(args.seconds)),
+        payload: args.payload.into(),
+        first: args.first,
+    };
+    let credentials = Credentials::Key { id: args.key, secret: args.secret };
+    print_tally(&load::run(args.endpoint, &credentials, &load).await?);
+    Ok(())
+}
+
 async fn run(cli: Cli) -> io::Result<()> {
     // A comparison does this itself, for each kind of work; a load is put on a server that runs already.
     let does_alone =
-        matches!(cli.command, Command::Load { .. } | Command::Compare { .. } | Command::HoldMemory);
+        matches!(cli.command, Command::Load(_) | Command::Compare { .. } | Command::HoldMemory);
     let settle = !cli.unsettled;
     let _settled = (settle && !does_alone).then(memory::settle).transpose()?;
     match cli.command {
         Command::HoldMemory => memory::hold(),
-        Command::Load {
-            endpoint,
-            key,
-            secret,
-            bucket,
-            work,
-            bytes,
-            connections,
-            seconds,
-            keys,
-            first,
-            payload,
-        } => {
-            let operation = match work {
-                Work::Put => Operation::Put,
-                Work::Overwrite => Operation::Overwrite(keys),
-                Work::Get => Operation::Get(keys),
-                Work::List => Operation::List(keys),
-            };
-            let limit = Limit::Time(Duration::from_secs(seconds));
-            let payload = payload.into();
-            let load = Load { operation, bucket, bytes, connections, limit, payload, first };
-            let tally = load::run(endpoint, &Credentials::Key { id: key, secret }, &load).await?;
-            print_tally(&tally);
-            Ok(())
-        }
+        Command::Load(args) => put_load(args).await,
         Command::Flat { rounds, seconds, keys, baseline, peers } => {
             let ours = [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline));
             let kinds: Vec<_> = ours.chain(peers).collect();
@@ -358,6 +416,32 @@ async fn run(cli: Cli) -> io::Result<()> {
             buckets::run(count, rounds, connections).await
         }
         Command::Space { rounds } => figures::space(rounds).await,
+        Command::Worn {
+            objects,
+            bytes,
+            connections,
+            seconds,
+            kill_every,
+            retention,
+            slack,
+            disk_max,
+            rounds,
+            baseline,
+        } => {
+            let plan = worn::Plan {
+                kinds: [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline)).collect(),
+                objects,
+                bytes,
+                connections,
+                length: Duration::from_secs(seconds),
+                kill_every: Duration::from_secs(kill_every),
+                retention,
+                slack: slack << 20,
+                disk_max: disk_max << 20,
+                rounds,
+            };
+            worn::run(&plan).await
+        }
         Command::Shared { store, masters, delay, connections, rounds, seconds, baseline } => {
             let ours = [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline));
             let (delay, length) = (Duration::from_millis(delay), Duration::from_secs(seconds));
@@ -372,11 +456,14 @@ async fn run(cli: Cli) -> io::Result<()> {
             ingest::run(&ingest::Plan { rounds, mib, small }).await
         }
         Command::Cars { rounds, mib } => cars::run(rounds, mib).await,
+        Command::Clients(plan) => Box::pin(clients::run(&plan)).await,
         Command::Encrypted { rounds, seconds } => {
             encrypted::run(rounds, Duration::from_secs(seconds)).await
         }
         Command::Listings { rounds, markers } => listings::run(rounds, markers).await,
+        Command::Snapshots { rounds, objects } => snapshots::run(rounds, objects).await,
         Command::Pinned { rounds, puts, ipfs } => pinned::run(rounds, puts, ipfs).await,
+        Command::Restored { rounds, objects, ipfs } => restored::run(rounds, objects, &ipfs).await,
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await
         }

@@ -36,9 +36,9 @@ const SETTINGS: [(&str, &str); 8] = [
 ];
 
 /// A kubo with an empty repository.
-struct Kubo {
+pub(crate) struct Kubo {
     process: Child,
-    api: SocketAddr,
+    pub(crate) api: SocketAddr,
     _repo: TempDir,
 }
 
@@ -50,7 +50,7 @@ impl Drop for Kubo {
 }
 
 impl Kubo {
-    fn start(ipfs: &Path) -> io::Result<Self> {
+    pub(crate) fn start(ipfs: &Path) -> io::Result<Self> {
         let repo = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
         let command = |args: &[&str]| {
             let mut command = Command::new(ipfs);
@@ -106,24 +106,27 @@ async fn round(targets: Option<&str>, sent: Option<&Link>, puts: u64) -> io::Res
     let tally = load::run(server.address, &server.credentials, &load).await?;
     let (rate, mut pinned_after, mut bytes) = (tally.rate(), 0.0, (0, 0));
     if let Some(sent) = sent {
-        pinned_after = last_root_pinned(&server).await?.as_secs_f64();
+        pinned_after = last_root_pinned(&server, "pinned").await?.0.as_secs_f64();
         let done = server.command(&["export", "pinned"])?().output()?;
         bytes = (sent.sent(), done.stdout.len() as u64);
     }
     Ok(Round { rate, pinned_after, bytes })
 }
 
-/// Waits until the target has the newest root of the bucket.
-async fn last_root_pinned(server: &Server) -> io::Result<Duration> {
+/// Waits until the target has the newest root of a bucket. Returns how long that took, and the root.
+pub(crate) async fn last_root_pinned(
+    server: &Server,
+    name: &str,
+) -> io::Result<(Duration, String)> {
     let begun = Instant::now();
-    let shown = server.fula(&["roots", "show", "pinned", "--json"])?;
+    let shown = server.fula(&["roots", "show", name, "--json"])?;
     let mut buckets = shown["buckets"].as_array().into_iter().flatten();
-    let bucket = buckets.find(|bucket| bucket["bucket"] == "pinned");
+    let bucket = buckets.find(|bucket| bucket["bucket"] == name);
     let root = bucket.and_then(|bucket| bucket["root"].as_str()).unwrap_or_default().to_owned();
     while begun.elapsed() < PATIENCE {
         let listed = server.fula(&["pins", "list", "--json"])?.to_string();
         if listed.contains(&format!("\"pinned_root\":\"{root}\"")) {
-            return Ok(begun.elapsed());
+            return Ok((begun.elapsed(), root));
         }
         sleep(Duration::from_millis(50)).await;
     }

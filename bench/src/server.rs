@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -110,22 +111,42 @@ impl Server {
         }
     }
 
+    /// Kills a gateway with SIGKILL. [`Self::launch`] starts it again.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.gateway()?.kill()
+    }
+
+    /// Starts a killed gateway again. Returns the time until it serves.
+    pub(crate) async fn launch(&mut self) -> io::Result<Duration> {
+        let gateway = self.gateway()?;
+        let begun = Instant::now();
+        gateway.launch()?;
+        gateway.serving().await?;
+        Ok(begun.elapsed())
+    }
+
+    fn gateway(&mut self) -> io::Result<&mut Gateway> {
+        match &mut self.process {
+            Process::Ours(gateway) => Ok(gateway),
+            Process::Theirs(_) => Err(io::Error::other("not a Fula gateway")),
+        }
+    }
+
     /// Kills the server, and with `cold` drops its files from the cache of the kernel. Returns the time
     /// from its start until it serves.
     pub(crate) async fn restart(&mut self, cold: bool) -> io::Result<Duration> {
-        let Process::Ours(gateway) = &mut self.process else {
-            return Err(io::Error::other("not a Fula gateway"));
-        };
-        gateway.kill()?;
+        self.kill()?;
         for path in files(self.dir.path())?.into_iter().filter(|_| cold) {
             let file = fs::File::open(path)?;
             file.sync_all()?;
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
         }
-        let begun = Instant::now();
-        gateway.launch()?;
-        gateway.serving().await?;
-        Ok(begun.elapsed())
+        self.launch().await
+    }
+
+    /// Returns its directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Returns the bytes of all its files.
@@ -192,6 +213,20 @@ pub(crate) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Returns the bytes that all files under a directory take up on disk.
+pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for path in files(dir)? {
+        match fs::metadata(path) {
+            // Blocks of 512 bytes, whatever the file system uses.
+            Ok(metadata) => bytes += metadata.blocks() * 512,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
 }
 
 async fn ours(

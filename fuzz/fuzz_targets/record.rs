@@ -41,6 +41,8 @@ fn record() -> ObjectRecord {
         content: Some(cid),
         parts: Some(Cid::of(Codec::DagCbor, b"parts")),
         fingerprint: Some(Fingerprint([3; 16])),
+        is_versioned: false,
+        null_at: None,
     }
 }
 
@@ -60,7 +62,15 @@ fn samples(kind: u8) -> Vec<Vec<u8>> {
         1 => {
             let etag = ETag::Md5([1; 16]);
             vec![
-                PartRecord { size: 5, etag, time: 1, checksum: Some(checksum()), content }.encode(),
+                PartRecord {
+                    size: 5,
+                    etag,
+                    time: 1,
+                    checksum: Some(checksum()),
+                    content,
+                    salt: None,
+                }
+                .encode(),
             ]
         }
         2 => {
@@ -80,7 +90,8 @@ fn samples(kind: u8) -> Vec<Vec<u8>> {
             vec![Recent::displaced(&record).encode(), of(upload), of(RecentOutcome::Refused(1))]
         }
         4 => {
-            let part = |number| PartSpan { number, size: 5, checksum: Some(checksum()) };
+            let part =
+                |number| PartSpan { number, size: 5, checksum: Some(checksum()), salt: None };
             vec![write_parts(&[part(1), part(2)]).bytes().clone()]
         }
         5 => {

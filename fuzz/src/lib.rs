@@ -24,3 +24,14 @@ pub fn input<'a>(data: &'a [u8], samples: &[Vec<u8>]) -> Cow<'a, [u8]> {
     }
     Cow::Owned(out)
 }
+
+/// Entropy that repeats, for samples of sealed objects.
+pub struct Repeating(pub u64);
+
+impl fula_seal::Entropy for Repeating {
+    fn fill(&mut self, out: &mut [u8]) -> Result<(), fula_seal::SealError> {
+        self.0 += 1;
+        blake3::Hasher::new().update(&self.0.to_be_bytes()).finalize_xof().fill(out);
+        Ok(())
+    }
+}

@@ -76,9 +76,9 @@ class Gateway:
         self.process.wait()
         self.process.stdout.close()
 
-    def fula(self, *args, check=True):
-        """Runs an administrative command on the data directory."""
-        command = [FULA, *args, "--data-dir", self.data_dir]
+    def fula(self, *args, check=True, data_dir=None):
+        """Runs an administrative command on the data directory, or on another one."""
+        command = [FULA, *args, "--data-dir", data_dir or self.data_dir]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done

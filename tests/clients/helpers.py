@@ -14,6 +14,13 @@ def pattern(length, seed=1):
     return random.Random(seed).randbytes(length)
 
 
+def columns(table, names):
+    """The cells below right-aligned headings, by the first word of each row. A cell ends where its heading ends."""
+    head, *rows = table.rstrip("\n").splitlines()
+    ends = [head.index(name) + len(name) for name in names]
+    return {row.split()[0]: [row[:end].rsplit("  ", 1)[-1].strip() for end in ends] for row in rows}
+
+
 def self_signed(directory, address):
     """Certificate and key files for a server at an IP address."""
     cert, key = directory / "cert.pem", directory / "key.pem"

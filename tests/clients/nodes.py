@@ -36,15 +36,17 @@ class StorageNode:
         subprocess.run([FULA, "secrets", "keygen", self.key_file], check=True, capture_output=True)
         self.masters, self.listen, self.trusted = masters, "127.0.0.1:0", None
 
+    def command(self, *options):
+        command = [FULA, "storage-node", "--data-dir", self.data_dir, "--listen", self.listen]
+        command += ["--admin-listen", "127.0.0.1:0", "--masters", self.trusted]
+        return command + ["--secrets-key-file", self.key_file, "--eip712-auth", "on", *options]
+
     def start(self, *options):
         if self.trusted is None:
             key = json.loads(call("GET", f"{self.masters[0].url}/fula/capabilities")[2])["masterKey"]
             self.trusted = ",".join(f"m{n}={master.url}#{key}" for n, master in enumerate(self.masters))
-        command = [FULA, "storage-node", "--data-dir", self.data_dir, "--listen", self.listen]
-        command += ["--admin-listen", "127.0.0.1:0", "--masters", self.trusted]
-        command += ["--secrets-key-file", self.key_file, "--eip712-auth", "on", *options]
         log = open(self.data_dir.with_suffix(".log"), "ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.process = subprocess.Popen(self.command(*options), stdout=subprocess.PIPE, stderr=log, text=True)
         banner = ""
         for line in self.process.stdout:
             banner += line

@@ -22,14 +22,14 @@ legal-hold lifecycle logging metadataConfiguration metadataTable metrics notific
 ownershipControls publicAccessBlock renameObject replication requestPayment restore retention select
 session tagging torrent versioning versions website x-amz-acl x-amz-meta-a x-amz-tagging unknown Policy DELETE
 polic%2579 %00 x-note""".split()
-OFFERED = """policy policyStatus location uploads uploadId=x partNumber=1 versionId=abc delete fula-commit
-list-type=2 prefix=k max-keys=1 response-expires=x""".split()
+OFFERED = """policy policyStatus location uploads uploadId=x partNumber=1 versionId=abc delete fula-commit fula-list
+fula-changes list-type=2 prefix=k max-keys=1 response-expires=x""".split()
 # What of these is the operation itself, and not abuse.
 RIGHT = {
     ("PUT", BUCKET, "policy"), ("DELETE", BUCKET, "policy"), ("POST", BUCKET, "delete"),
     ("POST", BUCKET, "fula-commit"), ("POST", OBJECT, "uploads"), ("DELETE", OBJECT, "tagging"),
     *(("DELETE", BUCKET, name) for name in
-      ["cors", "encryption", "lifecycle", "publicAccessBlock", "replication", "tagging", "website"]),
+      ["cors", "encryption", "lifecycle", "ownershipControls", "publicAccessBlock", "replication", "tagging", "website"]),
 }
 DELETE_K = b"<Delete><Object><Key>k</Key></Object></Delete>"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import urllib.request
 import pytest
 
 from conftest import FULA, Gateway
-from helpers import MIB, pattern
+from helpers import MIB, columns, pattern
 from masters import federation, signed  # noqa: F401
 from nodes import Site
 
@@ -96,11 +97,13 @@ def test_everything_comes_back_from_the_backup_alone(own_gateway, store, tmp_pat
     done = json.loads(fula(*backup, env=store.env).stdout)
     assert (done["buckets"], done["changed"], done["keys"], done["problems"]) == (3, 3, 3, [])
     assert done["sealed"] and done["revocations"] >= 1
+    listed = fula("backup", "list", store.place, "--key-file", key, env=store.env).stdout
+    assert columns(listed, ("BUCKETS", "KEYS"))[done["backup"]] == ["3", "3"]
     if running:
         own_gateway.stop()
     shutil.rmtree(own_gateway.data_dir)
 
-    # Without the key that the access keys are sealed under, nothing begins.
+    # Without the key that encrypts the access keys, nothing begins.
     restore = ["restore", "--all", "--from", f"backup:{store.place}", "--key-file", key]
     data_dir = tmp_path / "new"
     data_dir.mkdir(mode=0o700)
@@ -113,7 +116,7 @@ def test_everything_comes_back_from_the_backup_alone(own_gateway, store, tmp_pat
             done = fula(*restore, "--data-dir", data_dir, env=store.env)
     else:
         done = fula(*restore, "--data-dir", data_dir, env=store.env)
-    assert "put back 3 access keys" in done.stdout, done.stdout
+    assert "Put back 3 access keys" in done.stdout, done.stdout
     with Gateway(data_dir).start() as new:
         back = new.client(key=admin_key)
         assert {bucket: listing(back, bucket) for bucket in before} == before
@@ -127,6 +130,25 @@ def test_everything_comes_back_from_the_backup_alone(own_gateway, store, tmp_pat
         again = json.loads(fula(*restore, "--data-dir", data_dir, "--json", env=store.env).stdout)
         assert [bucket["already"] for bucket in again["buckets"]] == [True] * 3
         assert again["state"]["keys"] == 0 and again["state"]["already"] == 3
+
+
+def test_revocations_come_back_without_access_keys(own_gateway, tmp_path):
+    place, new = tmp_path / "backups", tmp_path / "new"
+    own_gateway.client().create_bucket(Bucket="photos")
+    keys = [own_gateway.fula("keys", "create", "--user", user).stdout for user in ("bob", "carol")]
+    id = re.search(r"aws_access_key_id = (\S+)", keys[0])[1]
+    own_gateway.fula("keys", "revoke", id)
+    own_gateway.fula("revoke", "user", "carol", "--yes")
+    own_gateway.fula("revoke", "wallet", "0x9858EfFD232B4033E47d90003D41EC34EcaEda94", "--yes")
+    revoked = own_gateway.fula("revoke", "list").stdout
+    assert id in revoked and "carol" in revoked and "0x9858" in revoked, revoked
+    own_gateway.fula("backup", "create", place)
+    new.mkdir(mode=0o700)
+    restore = ["restore", "--all", "--buckets-only", "--from", f"backup:{place}", "--data-dir", new]
+    assert "Put back 0 access keys and 3 revocations" in fula(*restore).stdout
+    assert fula("revoke", "list", "--data-dir", new).stdout == revoked
+    assert fula("keys", "list", "--data-dir", new).stdout.count(id) == 0
+    assert json.loads(fula(*restore, "--json").stdout)["state"]["revocations"] == 0, "they are there"
 
 
 def test_a_backup_takes_what_changed_and_old_ones_can_go(own_gateway, tmp_path):
@@ -189,7 +211,7 @@ def test_a_bucket_comes_back_beside_the_live_one(own_gateway, tmp_path):
     s3.put_object(Bucket="photos", Key="later", Body=b"later")
     live = listing(s3, "photos")
     done = restore("photos")
-    assert f"it is bucket photos at version {new_version}, beside the one that is there" in done.stdout
+    assert f"It is photos as of version {new_version}. The bucket that has that name now is unchanged." in done.stdout
     assert listing(s3, f"photos-{new_version}") == new
     restore("photos", "--at", str(old_version))
     assert listing(s3, f"photos-{old_version}") == old
@@ -275,7 +297,7 @@ def test_keys_and_places_that_do_not_fit_are_refused(own_gateway, tmp_path):
         assert b"body 7" not in (place / file).read_bytes(), "nothing readable is stored"
     assert b"photos" not in next((place / "backups").iterdir()).read_bytes()
     for options, text in [((), "name the file of their key with --key-file"),
-                          (("--key-file", other), "sealed with another key")]:
+                          (("--key-file", other), "encrypted with another key")]:
         for command in (["backup", "list", place], ["backup", "verify", place],
                         ["backup", "create", place, "--data-dir", own_gateway.data_dir],
                         ["restore", "photos", "--from", f"backup:{place}", "--data-dir", own_gateway.data_dir]):
@@ -284,7 +306,7 @@ def test_keys_and_places_that_do_not_fit_are_refused(own_gateway, tmp_path):
     plain = tmp_path / "plain"
     own_gateway.fula("backup", "create", plain)
     refused = own_gateway.fula("backup", "create", plain, "--key-file", key, check=False)
-    assert refused.returncode == 1 and "are not sealed" in refused.stderr
+    assert refused.returncode == 1 and "are not encrypted" in refused.stderr
     # The files of one bucket cannot stand for those of another one.
     one, two = sorted(files_of(place))[:2]
     swapped = (place / one).read_bytes(), (place / two).read_bytes()
@@ -353,7 +375,7 @@ def test_a_federation_comes_back_on_another_database(federation, tmp_path):  # n
         three = again.gateway("three")
         restore = ["restore", "--all", "--from", f"backup:{place}", "--key-file", key]
         done = fula(*restore, "--data-dir", three.data_dir, env={**os.environ, **three.shared})
-        assert "imported bucket photos" in done.stdout
+        assert "Made the bucket photos" in done.stdout
         four = again.gateway("four")
         for gateway in (three, four):
             back = gateway.client(key=admin_key)

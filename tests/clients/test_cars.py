@@ -113,7 +113,7 @@ def test_a_bucket_comes_back_from_its_root_on_an_empty_machine(own_gateway, kubo
     place = {"car": path, "kubo": kubo.url, "gateway": kubo.gateway}[source]
     with Gateway(tmp_path / "other").start() as other:
         done = other.fula("restore", "--from", f"{source}:{place}", root)
-        assert f"imported bucket photos of key:admin at version {version}" in done.stdout
+        assert f"Made the bucket photos of key:admin at version {version}" in done.stdout
         # Both gateways call their first user admin, so the bucket has the same owner.
         back = other.client()
         assert listing(back, "photos") == before
@@ -240,3 +240,52 @@ def test_memory_does_not_grow_with_the_bucket(own_gateway, tmp_path):
     before = peak(own_gateway.process.pid)
     own_gateway.fula("export", "big", "-o", path)
     assert peak(own_gateway.process.pid) - before < 40 * MIB
+
+
+def log_bytes(gateway):
+    return sum(found.stat().st_size for found in (gateway.data_dir / "log").rglob("*") if found.is_file())
+
+
+def test_a_command_that_is_killed_leaves_no_bucket(own_gateway, tmp_path):
+    """A gateway that reads the file itself stops when the command does."""
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="killed")
+    for n in range(16):
+        s3.put_object(Bucket="killed", Key=f"{n:02}", Body=pattern(32 * MIB, n))
+    path = tmp_path / "killed.car"
+    own_gateway.fula("export", "killed", "-o", path)
+    before = listing(s3, "killed")
+    with Gateway(tmp_path / "other") as other:
+        other.start()
+        empty = log_bytes(other)
+        command = subprocess.Popen([FULA, "import", path, "--data-dir", other.data_dir, "--user", "admin"])
+        while log_bytes(other) < empty + MIB:
+            assert command.poll() is None, "the command ended before the file was read"
+        command.kill()
+        assert command.wait() == -9, "the command was done before it was killed"
+        answered = other.client().list_buckets()["Buckets"]
+        assert answered == []
+        other.fula("import", path, "--user", "admin")
+        assert listing(other.client(), "killed") == before
+
+
+def test_files_are_read_and_written_from_where_they_stand(own_gateway, tmp_path):
+    """Standard input and output may be files, which the gateway then uses itself; and they may be pipes."""
+    s3 = own_gateway.client()
+    fill(s3, "photos")
+    path = tmp_path / "photos.car"
+    with path.open("wb") as output:
+        output.write(b"before")
+        output.flush()
+        subprocess.run([FULA, "export", "photos", "--data-dir", own_gateway.data_dir], stdout=output, check=True)
+        output.write(b"after")
+    piped = exported(own_gateway, "photos")
+    assert path.read_bytes() == b"before" + piped + b"after"
+    path.write_bytes(b"before" + piped)
+    import_from_stdin = [FULA, "import", "-", "--data-dir", own_gateway.data_dir, "--bucket"]
+    with path.open("rb") as given:
+        given.seek(len(b"before"))
+        subprocess.run([*import_from_stdin, "from-file"], stdin=given, check=True)
+    subprocess.run([*import_from_stdin, "from-pipe"], input=piped, check=True)
+    for name in ("from-file", "from-pipe"):
+        assert listing(s3, name) == listing(s3, "photos")

@@ -200,6 +200,9 @@ def test_commands_beside_a_gateway_say_that_the_database_is_away(federation):
         failed = admin(master, *command)
         assert failed.returncode == 1 and "the arbiter's database cannot be used" in failed.stderr, failed.stderr
         assert "FULA_DATABASE_URL" in failed.stderr and "_" not in failed.stderr.replace("FULA_DATABASE_URL", "")
+    for page in ("status", "doctor"):
+        shown = admin(master, page)
+        assert shown.returncode == 1 and shown.stdout.count("FULA_DATABASE_URL") == 1, shown.stdout
     federation.postgres.tell("launch")
 
 
@@ -336,7 +339,7 @@ def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path):
         (["secrets", "keygen", file], f"{file}: there is such a file already; choose another name"),
         (["token", "mint", "--key-file", absent], f"--key-file (FULA_WALLET_KEY_FILE): {missing}"),
         (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", absent], f"--typed-data: {missing}"),
-        (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", file], "make it anew"),
+        (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", file], "make it again"),
         ([*start, "--config", absent], f"--config (FULA_CONFIG): {missing}"),
         ([*start, "--jwt-secret-file", absent], f"--jwt-secret-file (FULA_JWT_SECRET_FILE): {missing}"),
         ([*start, "--tls-cert", absent, "--tls-key", file], f"--tls-cert (FULA_TLS_CERT): {missing}"),

@@ -183,7 +183,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(tmp_path):
         # Half of a renewal is refused as a whole.
         second = fingerprint(gateway)
         key.write_text("no key")
-        assert "the old ones hold" in hang_up(gateway, "the settings cannot be used")
+        assert "the old ones stay in effect" in hang_up(gateway, "the settings cannot be used")
         assert fingerprint(gateway) == second
 
 
@@ -205,7 +205,7 @@ def test_limits_and_tokens_change_without_a_restart(tmp_path):
         assert whoami() == "401"
         settings(2, "here", 'region = "eu-x"\n')
         said = hang_up(gateway, "the settings were read again")
-        assert "FULA_REGION has changed; it counts after a restart only" in said
+        assert "FULA_REGION has changed; it takes effect only after a restart" in said
         assert "FULA_JWT_AUDIENCE has changed" not in said
         s3.create_bucket(Bucket="two")
         assert whoami() == "200"

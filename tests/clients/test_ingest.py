@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 import shutil
 import subprocess
 import time
@@ -220,6 +221,36 @@ def test_a_node_follows_the_revocations_of_its_master(site):
     assert site.master.url == master
     site.node.start().await_master()
     assert call("PUT", url, site.token, data)[0] == 401
+
+
+def test_a_node_keeps_its_key_wherever_its_line_stands(site):
+    data = pattern(20_000)
+    cid, answer = site.ingest(data)
+    assert site.map("mapped", cid, len(data), **{"x-fula-receipt": answer["receipt"]})[0] == 200
+    address, first = site.node.address, site.node.key_file.read_text()
+    site.node.stop()
+    site.node.key_file.write_text(f"{secrets.token_hex(32)}\n{first}")
+    site.node.start().await_master()
+    assert site.node.address == address
+    assert site.s3("GET", "/bucket/mapped")[2] == data
+    # Under another key, the masters would say that nobody needs what the node holds.
+    site.node.stop()
+    site.node.key_file.write_text(f"{secrets.token_hex(32)}\n")
+    refused = subprocess.run(site.node.command(), capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1 and "put the line back" in refused.stderr, refused.stderr
+    # A command does not act as the node. It works without the line, and keeps what the node holds.
+    subprocess.run([FULA, "gc", "--now", "--retention", "0s", "--data-dir", site.node.data_dir], check=True,
+                   capture_output=True)
+    site.node.key_file.write_text(first)
+    site.node.start().await_master()
+    assert site.s3("GET", "/bucket/mapped")[2] == data
+
+
+def test_a_node_that_holds_nothing_may_begin_with_another_key(site):
+    address = site.node.address
+    site.node.stop()
+    site.node.key_file.write_text(f"{secrets.token_hex(32)}\n")
+    assert site.node.start().address != address
 
 
 def test_a_gateway_takes_blocks_itself(gateway, tmp_path):

@@ -1,11 +1,15 @@
-"""A new machine joins by an invitation that is sealed to its key, and a master leaves."""
+"""A new machine joins by an invitation that is encrypted to its key, and a master leaves."""
 
+import copy
 import json
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import time
+import urllib.request
 
 from conftest import FULA, Gateway
 from identity import ENV
@@ -40,6 +44,33 @@ class Machine:
         found = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line)
         return {name: value for name, value in found.items() if name.startswith("FULA_")}
 
+    def serve(self):
+        """Starts it as its service would, without systemd."""
+        service = self.service()
+        (file,) = service["EnvironmentFile"]
+        credentials = self.dir / "credentials"
+        credentials.mkdir()
+        for credential in service["LoadCredential"]:
+            name, path = credential.split(":", 1)
+            shutil.copy(path, credentials / name)
+            (credentials / name).chmod(0o400)
+        shown = subprocess.run(["bash", "-c", f"set -a; . {file}; env -0"], capture_output=True, text=True, check=True)
+        env = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line.startswith("FULA_"))
+        (start,) = service["ExecStart"]
+        line = [word.replace("%d", str(credentials)) for word in shlex.split(start)]
+        return subprocess.Popen(line, env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **env},
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def service(self):
+        """The settings of the written service, each with all its values."""
+        settings = {}
+        (file,) = self.config.glob("*.service")
+        for line in file.read_text().splitlines():
+            if re.match(r"\w+=", line):
+                key, value = line.split("=", 1)
+                settings.setdefault(key, []).append(value)
+        return settings
+
     def start(self):
         gateway = Gateway(self.data)
         gateway.shared = self.settings()
@@ -56,50 +87,179 @@ def states(done):
     return {(check["name"], check["state"]) for check in json.loads(done.stdout)["checks"]}
 
 
-def test_a_third_master_joins_with_three_commands(federation, tmp_path):  # noqa: F811
-    one = federation.gateway("one", FULA_BUCKET_QUOTA="1M")
-    federation.gateway("two", FULA_BUCKET_QUOTA="1M")
+def free_ports(count):
+    """Ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def bare(directory, *line):
+    """Runs a command in a shell without any setting, as somebody who logs in does."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(directory)}
+    return subprocess.run([FULA, *map(str, line)], capture_output=True, text=True, timeout=120, env=env)
+
+
+def wait_until_ready(admin_port, process):
+    for _ in range(600):
+        assert process.poll() is None, process.communicate()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz", timeout=10):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("it is not ready")
+
+
+def test_a_third_master_serves_after_three_commands(federation, tmp_path):  # noqa: F811
+    one = federation.gateway("one", FULA_BUCKET_QUOTA="1M", FULA_RATE_PER_USER="500")
+    federation.gateway("two", FULA_BUCKET_QUOTA="1M", FULA_RATE_PER_USER="500")
     one.client().create_bucket(Bucket="photos")
+    machine, (port, admin_port) = Machine(tmp_path / "third"), free_ports(2)
     began = time.monotonic()
+    key = machine.key()  # the first command: fula join
+    # The second one needs no settings: the running gateway tells its own.
+    invited = bare(tmp_path, "invite", "--for", key, "--data-dir", one.data_dir)
+    assert invited.returncode == 0, invited.stderr
+    (machine.dir / "invitation").write_text(invited.stdout)
+    # The third one serves.
+    third = subprocess.Popen(
+        [FULA, "join", "master", "--invite", "invitation", "--config-dir", machine.config, "--data-dir", machine.data,
+         "--set", f"FULA_LISTEN=127.0.0.1:{port}", "--set", f"FULA_ADMIN_LISTEN=127.0.0.1:{admin_port}", "--start"],
+        cwd=machine.dir, env={"PATH": os.environ["PATH"], "HOME": str(machine.dir)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        wait_until_ready(admin_port, third)
+        print(f"from nothing to a third master that serves: {time.monotonic() - began:.1f} s")
+        other = copy.copy(one)
+        other.listen = f"127.0.0.1:{port}"
+        s3 = other.client(key=one.credentials())
+        assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["photos"]
+        shared = machine.settings()
+        assert (shared["FULA_BUCKET_QUOTA"], shared["FULA_RATE_PER_USER"]) == ("1M", "500")
+        masters = json.loads(admin(one, "masters", "list", "--json").stdout)
+        assert len(masters) == 3
+        # It leaves again without any setting in the shell.
+        left = bare(tmp_path, "leave", "--data-dir", machine.data)
+        assert left.returncode == 0 and "It is safe to switch the machine off" in left.stdout, left
+        assert third.wait(timeout=40) == 0
+        assert len(json.loads(admin(one, "masters", "list", "--json").stdout)) == 2
+    finally:
+        third.kill()
+        third.communicate()
+
+
+def test_a_new_master_is_checked_before_anything_is_written(federation, tmp_path):  # noqa: F811
+    one = federation.gateway("one", FULA_BUCKET_QUOTA="1M")
     machine = Machine(tmp_path / "third")
-    key = machine.key()
-    invitation = invite(one, key).stdout
+    invitation = invite(one, machine.key()).stdout
     for secret in (federation.key.read_text().strip(), federation.postgres.address):
         assert secret not in invitation
     dry = machine.join(invitation, "--dry-run", "--json")
     assert not machine.config.exists() and not machine.data.exists()
     assert {state for _, state in states(dry)} <= {"ok", "warning"}, dry.stdout
-    assert {"version", "data", "disk", "arbiter", "clock", "blocks", "masters", "invite"} <= {
+    assert {"version", "data", "disk", "listen", "arbiter", "clock", "blocks", "masters", "invite"} <= {
         name for name, _ in states(dry)}
-    done = machine.join(invitation)
+    for setting, why in [
+        ("FULA_BUCKET_QUOTA=2M", "comes with the invitation"),
+        ("FULA_RETENTION=1h", "not a setting of one machine"),
+        ("FULA_REGOIN=x", "not a setting of one machine"),
+        ("FULA_LISTEN=nowhere", "nowhere"),
+        ("FULA_NODE_LISTEN=:3601", "a master has FULA_LISTEN instead"),
+        ("FULA_DATA_DIR=/x", "give --data-dir"),
+        ("FULA_LISTEN", "NAME=VALUE"),
+    ]:
+        refused = machine.join(invitation, "--set", setting, check=False)
+        assert refused.returncode == 1 and why in refused.stderr, refused
+        assert not machine.config.exists()
+    done = machine.join(invitation, "--set", "FULA_LISTEN=:9000")
     assert "Start it as a service: systemctl enable --now" in done.stdout
-    with machine.start() as third:
-        seconds = time.monotonic() - began
-        print(f"from nothing to a third master that serves: {seconds:.1f} s")
-        assert [bucket["Name"] for bucket in third.client(key=one.credentials()).list_buckets()["Buckets"]] == ["photos"]
-        assert third.shared["FULA_BUCKET_QUOTA"] == "1M"
-        assert len(json.loads(admin(one, "masters", "list", "--json").stdout)) == 3
+    assert "0.0.0.0:9000 for clients" in done.stdout
     for file in machine.config.iterdir():
-        assert file.stat().st_mode & 0o077 == 0, file
+        assert file.stat().st_mode & 0o777 == (0o644 if file.suffix == ".service" else 0o600), file
     assert not (machine.dir / "join.key").exists(), "the key is used up"
-    unit = (machine.config / "fula.service").read_text()
-    assert f"ExecStart={FULA} gateway --secrets-key-file %d/secrets.key --database-url-file %d/database-url" in unit
-    assert f"LoadCredential=secrets.key:{machine.config}/secrets.key" in unit
-    if shutil.which("systemd-analyze"):
-        checked = subprocess.run(["systemd-analyze", "verify", machine.config / "fula.service"],
-                                 capture_output=True, text=True)
-        assert "Unknown" not in checked.stderr and "Failed to parse" not in checked.stderr, checked.stderr
+
+
+def test_the_service_finds_its_data_directory(federation, tmp_path):  # noqa: F811
+    one = federation.gateway("one")
+    machine, ports = Machine(tmp_path / "third"), free_ports(2)
+    listen = [word for name, port in zip(("LISTEN", "ADMIN_LISTEN"), ports)
+              for word in ("--set", f"FULA_{name}=127.0.0.1:{port}")]
+    machine.join(invite(one, machine.key()).stdout, *listen)
+    service, unit = machine.service(), machine.config / "fula.service"
+    assert service["ExecStart"] == [
+        f"{FULA} gateway --secrets-key-file %d/secrets.key --database-url-file %d/database-url"]
+    assert service["LoadCredential"] == [f"{name}:{machine.config}/{name}" for name in ("secrets.key", "database-url")]
+    # The directory is mounted before, is there, and can be written.
+    assert service["RequiresMountsFor"] == service["ReadWritePaths"] == [str(machine.data)]
+    assert machine.data.is_dir() and "DynamicUser" not in service and "StateDirectory" not in service
+    verify = ["systemd-analyze", "verify", "--man=no", unit]
+    checked = subprocess.run(verify, capture_output=True, text=True)
+    assert checked.stdout + checked.stderr == ""
+    process = machine.serve()
+    try:
+        wait_until_ready(ports[1], process)
+        assert (machine.data / "log").is_dir()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    # Without --data-dir, it is the directory that systemd makes.
+    usual = Machine(tmp_path / "usual")
+    (usual.dir / "invitation").write_text(invite(one, usual.key()).stdout)
+    usual.fula("join", "master", "--invite", "invitation", "--config-dir", usual.config)
+    service = usual.service()
+    assert service["StateDirectory"] == ["fula-gateway"] and service["DynamicUser"] == ["yes"]
+    assert usual.settings()["FULA_DATA_DIR"] == "/var/lib/fula-gateway"
+    checked = subprocess.run([*verify[:-1], usual.config / "fula.service"], capture_output=True, text=True)
+    assert checked.stdout + checked.stderr == ""
+
+
+SYSTEMCTL = """#!/bin/bash
+# Does what systemctl would do with the service, without systemd.
+[ "$1 $2" = "enable --now" ] || exit 1
+set -a
+. "$(sed -n s/^EnvironmentFile=//p "$3")"
+start=$(sed -n s/^ExecStart=//p "$3")
+${start//%d/$(dirname "$3")} > /dev/null 2>&1 &
+"""
+
+
+def test_the_service_is_started_where_systemd_runs(federation, tmp_path):  # noqa: F811
+    one = federation.gateway("one")
+    machine, (port, admin_port) = Machine(tmp_path / "third"), free_ports(2)
+    (machine.dir / "invitation").write_text(invite(one, machine.key()).stdout)
+    (machine.dir / "systemctl").write_text(SYSTEMCTL)
+    (machine.dir / "systemctl").chmod(0o755)
+    line = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "bash", "-c",
+            'mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && exec "$@"', "bash",
+            FULA, "join", "master", "--invite", "invitation", "--config-dir", machine.config, "--data-dir", machine.data,
+            "--set", f"FULA_LISTEN=127.0.0.1:{port}", "--set", f"FULA_ADMIN_LISTEN=127.0.0.1:{admin_port}", "--start"]
+    done = subprocess.run([*map(str, line)], cwd=machine.dir, capture_output=True, text=True, timeout=100,
+                          env={"PATH": f"{machine.dir}:{os.environ['PATH']}", "HOME": str(machine.dir)})
+    assert done.returncode == 0, done
+    assert f"The service fula.service serves on 127.0.0.1:{port}, " in done.stdout
+    left = bare(tmp_path, "leave", "--data-dir", machine.data)
+    assert left.returncode == 0, left
 
 
 def test_an_invitation_is_used_once_for_one_key_and_in_time(federation, tmp_path):  # noqa: F811
     one = federation.gateway("one")
     first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
     key = first.key()
-    assert first.fula("join", check=False).returncode == 1, "a key is not replaced"
+    assert first.key() == key, "a key is not replaced, and shown once more"
+    (tmp_path / "alone").mkdir()
+    alone = bare(tmp_path, "invite", "--for", key, "--data-dir", tmp_path / "alone")
+    assert alone.returncode == 1 and "no gateway runs on" in alone.stderr, alone
     invitation = invite(one, key).stdout
     second.key()
     assert "was made for another key" in second.join(invitation, check=False).stderr
     first.join(invitation)
+    late = first.join(invitation, check=False)
+    assert late.returncode == 1 and "removes it once it was used" in late.stderr, late
     # A copy of the key would open it, and it is used up all the same.
     shutil.rmtree(first.config)
     again = Machine(tmp_path / "again")
@@ -185,6 +345,8 @@ def test_a_storage_node_joins(tmp_path):
         invitation = subprocess.run(
             [FULA, "invite", "--for", machine.key(), "--role", "storage", "--url", master.url,
              "--data-dir", master.data_dir], capture_output=True, text=True, env={**os.environ, **ENV}, check=True).stdout
+        refused = machine.join(invitation, "--set", "FULA_LISTEN=:3601", role="storage", check=False)
+        assert "a storage node has FULA_NODE_LISTEN instead" in refused.stderr, refused
         done = machine.join(invitation, role="storage")
         assert "master answers at" in done.stdout
         env = {**os.environ, **machine.settings(), "FULA_NODE_LISTEN": "127.0.0.1:0", "FULA_ADMIN_LISTEN": "127.0.0.1:0"}
@@ -192,6 +354,8 @@ def test_a_storage_node_joins(tmp_path):
         try:
             found = next(line for line in node.stdout if "FULA_STORAGE_NODES=" in line)
             assert re.search(r"NAME=http://\S+#\S+", found)
+            refused = bare(tmp_path, "leave", "--data-dir", machine.data)
+            assert refused.returncode == 1 and "a storage node cannot leave" in refused.stderr, refused
         finally:
             node.terminate()
             node.wait(timeout=40)

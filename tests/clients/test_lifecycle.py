@@ -1,4 +1,4 @@
-"""Lifecycle rules: set, refused, and worked off by real gateways."""
+"""Lifecycle rules: set, refused, and applied by real gateways."""
 
 import datetime
 import re

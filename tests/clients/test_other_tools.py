@@ -1,4 +1,4 @@
-"""s5cmd, mc, restic and the AWS SDK for Java, as people use them. docs/compatibility.md lists their versions."""
+"""s5cmd, mc, restic and the AWS SDKs for Java and Rust, as people use them. docs/compatibility.md lists their versions."""
 
 import pathlib
 import subprocess
@@ -92,3 +92,14 @@ def java(tmp_path_factory):
 def test_the_java_sdk(own_gateway, java):
     done = own_gateway.run("java", "-cp", java, "Workload")
     assert done.stdout.endswith("read what was written\n")
+
+
+def test_the_rust_sdk(own_gateway):
+    """`make tools` has built its crates."""
+    target = CLIENTS.parents[1] / "target/rust-sdk"
+    command = ["cargo", "build", "--locked", "--offline", "--ignore-rust-version", "--target-dir", str(target)]
+    done = subprocess.run(command, cwd=CLIENTS / "rust", capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    key_id, secret = own_gateway.credentials()
+    env = {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": secret}
+    assert own_gateway.run(str(target / "debug/s3-workload"), **env).stdout == "read what was written\n"

@@ -10,10 +10,12 @@ import time
 import urllib.error
 import urllib.request
 
+import botocore.exceptions
 import pytest
 
 from conftest import FULA, Gateway
 from helpers import pattern
+from identity import ENV, Wallet, session_client, sts
 from masters import admin, federation, signed
 from packs import all_packs, damage, index_of
 from signing import now, signed_headers
@@ -48,6 +50,15 @@ def head(gateway, key, seconds=0):
             return answer.status, ""
     except urllib.error.HTTPError as error:
         return error.code, re.search("<Code>(.*?)</Code>", error.read().decode())[1]
+
+
+def answered(gateway, session):
+    """Lists buckets with the keys of a session; returns the code of the error."""
+    try:
+        session_client(gateway, session).list_buckets()
+    except botocore.exceptions.ClientError as error:
+        return error.response["Error"]["Code"]
+    return ""
 
 
 def until(wanted, look, seconds=30):
@@ -179,6 +190,9 @@ def test_keys_made_after_a_backup_come_back(federation):
     for master in masters:
         until((200, ""), lambda: head(master, late))
     assert admin(masters[0], "keys", "revoke", revoked[0]).returncode == 0
+    # A master that had not learned of it would put the key back, revoked as it is.
+    for master in masters:
+        until(True, lambda: revoked[0] in admin(master, "revoke", "list", "--json").stdout)
     federation.postgres.tell("crash")
     federation.postgres.tell(f"restore {backup}")
     federation.postgres.tell("launch")
@@ -191,6 +205,32 @@ def test_keys_made_after_a_backup_come_back(federation):
     assert revoked[0] not in [key["id"] for key in listed]
     # A master that comes later knows the key, too.
     assert head(federation.gateway("master2"), late) == (200, "")
+
+
+def test_a_session_outlives_a_restore(federation):
+    """SDKs use the keys of a session until it ends, whatever they are answered."""
+    masters = [federation.gateway(f"master{n}", **ENV) for n in range(2)]
+    # Times count in seconds: in the one in which a master starts, it may not know all revocations.
+    started = int(time.time())
+    backup = federation.tmp / "backup"
+    federation.postgres.tell("crash")
+    federation.postgres.tell(f"backup {backup}")
+    federation.postgres.tell("launch")
+    until((200, ""), lambda: head(masters[0], masters[0].credentials()))
+    until(True, lambda: int(time.time()) > started)
+    wallet = Wallet()
+    kept, revoked = [sts(masters[0], wallet.v2())["Credentials"] for _ in range(2)]
+    session_client(masters[0], kept).create_bucket(Bucket="of-a-session")
+    assert admin(masters[0], "revoke", "key", revoked["AccessKeyId"]).returncode == 0
+    assert answered(masters[0], revoked) == "AccessDenied"
+    federation.postgres.tell("crash")
+    federation.postgres.tell(f"restore {backup}")
+    federation.postgres.tell("launch")
+    for master in masters:
+        assert set(until("", lambda: answered(master, kept))) <= {"", "ServiceUnavailable"}
+        until("AccessDenied", lambda: answered(master, revoked))
+    # The session is in the arbiter again, so a master that comes later knows it, too.
+    assert answered(federation.gateway("master2", **ENV), kept) == ""
 
 
 def test_no_key_is_unknown_while_a_restore_empties_tables(federation):

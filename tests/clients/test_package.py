@@ -2,10 +2,14 @@
 
 import re
 import subprocess
+import sys
+import time
 
 import pytest
 
 from conftest import FULA, REPO
+from helpers import MIB
+from machine import Machine
 
 UNITS = {"fula.service": "gateway", "fula-storage-node.service": "storage-node"}
 
@@ -139,3 +143,92 @@ def test_an_upgrade_and_a_removal_keep_settings_and_data(package, tmp_path):
     assert not (root / "usr/bin/fula").exists() and settings.exists()
     said = dpkg(root, "--purge", "fula").stdout
     assert "is kept" in said and (data / "secrets.key").read_text() == "x" and not settings.exists()
+
+
+def test_one_command_packs_a_program_and_says_the_sizes(tmp_path):
+    done = run(REPO / "deploy/package", FULA, tmp_path / "packed")
+    lines = [line.split(maxsplit=3) for line in done.stdout.splitlines()]
+    assert [name for name, *_ in lines] == ["binary", "package", "image"], done.stdout
+    sizes = {path.name: str(path.stat().st_size) for path in (tmp_path / "packed").iterdir()}
+    assert [size for _, size, *_ in lines] == [sizes[name] for name in ("fula", "fula.deb", "fula-image.tar")]
+    assert "linked statically" in done.stdout and "units are valid" in done.stdout and "runs" in done.stdout
+    # Once more, over what is there.
+    run(REPO / "deploy/package", FULA, tmp_path / "packed")
+
+
+USE = """
+import boto3, sys
+s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:9000", region_name="us-east-1")
+if sys.argv[1] == "put":
+    s3.create_bucket(Bucket="kept")
+    s3.put_object(Bucket="kept", Key="k", Body=b"x" * (3 << 20))
+print(s3.get_object(Bucket="kept", Key="k")["ContentLength"])
+"""
+
+
+class Service:
+    """The service of the gateway on a machine."""
+
+    def __init__(self, machine):
+        self.machine = machine
+
+    def show(self, name):
+        return self.machine.run("systemctl", "show", "--value", "-p", name, "fula").stdout.strip()
+
+    def wait_until_healthy(self):
+        for _ in range(300):
+            done = self.machine.run("fula", "health", check=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError(self.machine.run("systemctl", "status", "fula", check=False).stdout)
+
+    def use(self, act):
+        environment = "AWS_SHARED_CREDENTIALS_FILE=/var/lib/fula-gateway/credentials"
+        assert self.machine.run("env", environment, sys.executable, "-c", USE, act).stdout.strip() == str(3 * MIB)
+
+
+def test_the_service_runs_under_systemd(package, tmp_path):
+    """As an operator does it: install, start, crash, reload, check, upgrade, remove, on a machine that systemd booted."""
+    with Machine(tmp_path / "machine") as machine:
+        service = Service(machine)
+        machine.copy_in(package, "/run/fula.deb")
+        machine.run("dpkg", "--install", "/run/fula.deb")
+        assert service.show("ActiveState") == "inactive"
+        machine.run("systemctl", "enable", "--now", "fula")
+        service.wait_until_healthy()
+        service.use("put")
+        first = service.show("MainPID")
+        fields = dict(line.split(":\t", 1) for line in machine.run("cat", f"/proc/{first}/status").stdout.splitlines()
+                      if ":\t" in line)
+        assert int(fields["CapEff"], 16) == 0 and fields["NoNewPrivs"] == "1" and fields["Seccomp"] == "2"
+        user = fields["Uid"].split()[0]
+        assert user != "0"
+        assert machine.run("stat", "-c", "%u %a", "/var/lib/private/fula-gateway").stdout == f"{user} 700\n"
+        # A reload keeps the process, a crash brings a new one.
+        machine.run("systemctl", "reload", "fula")
+        assert service.show("MainPID") == first
+        machine.run("systemctl", "kill", "--signal=KILL", "fula")
+        for _ in range(300):
+            if service.show("MainPID") not in (first, "0"):
+                break
+            time.sleep(0.1)
+        service.wait_until_healthy()
+        service.use("get")
+        # An upgrade restarts what ran.
+        before = service.show("MainPID")
+        machine.run("dpkg", "--install", "/run/fula.deb")
+        service.wait_until_healthy()
+        assert service.show("MainPID") not in (before, "0")
+        # A command on the data directory of a service that is stopped, as the guide has it.
+        machine.run("systemctl", "stop", "fula")
+        assert service.show("Result") == "success"
+        checked = machine.run("systemd-run", "--pipe", "--wait", "-p", "DynamicUser=yes", "-p", "User=fula", "-p",
+                              "StateDirectory=fula-gateway", "fula", "fsck")
+        assert checked.stdout.endswith("0 problems\n"), checked
+        machine.run("systemctl", "start", "fula")
+        service.wait_until_healthy()
+        service.use("get")
+        machine.run("dpkg", "--remove", "fula")
+        assert machine.run("systemctl", "is-active", "fula", check=False).stdout.strip() in ("inactive", "unknown")
+        machine.run("test", "-e", "/var/lib/private/fula-gateway/secrets.key")

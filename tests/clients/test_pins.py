@@ -159,35 +159,55 @@ def test_what_a_target_has_lost_is_found_and_sent_again(tmp_path, kubo):
         assert gateway.fula("pins", "verify").returncode == 0
 
 
+# `PIN_KILLS=50 pytest -s -k killed tests/clients/test_pins.py` is the drill, and prints what came of it.
+KILLS = int(os.environ.get("PIN_KILLS", "6"))
+
+
 def test_nothing_is_lost_when_both_are_killed_again_and_again(tmp_path, kubo):
-    rng = random.Random(5)
+    rng, killed, written, fill = random.Random(5), {"gateway": 0, "kubo": 0, "both": 0}, {}, random.Random(6)
     with start(tmp_path, f"kubo:{kubo.url}") as gateway:
         for bucket in ("one", "two"):
             gateway.client().create_bucket(Bucket=bucket)
-        for round in range(6):
-            stop = threading.Event()
+        for round in range(KILLS):
+            stop, who = threading.Event(), ["gateway", "kubo", "both"][round % 3] if round < 3 else rng.choice(list(killed))
+            killed[who] += 1
 
             def write():
                 s3, n = gateway.client(), 0
                 while not stop.is_set():
+                    place, body = (fill.choice(["one", "two"]), f"{round}/{n}"), fill.randbytes(4096)
                     try:
-                        s3.put_object(Bucket=rng.choice(["one", "two"]), Key=f"{round}/{n}", Body=rng.randbytes(4096))
+                        written[place] = s3.put_object(Bucket=place[0], Key=place[1], Body=body)["ETag"]
                         n += 1
                     except Exception:
                         return
 
             writer = threading.Thread(target=write)
             writer.start()
-            time.sleep(rng.uniform(0.3, 1.5))
-            (kubo if round % 2 else gateway).kill()
+            time.sleep(rng.uniform(0.2, 1.5))
+            for process, name in ((gateway, "gateway"), (kubo, "kubo")):
+                if who in (name, "both"):
+                    process.kill()
             stop.set()
             writer.join()
-            kubo.start() if round % 2 else gateway.start(gateway.pin_env)
-        drained(gateway, 60)
+            if who != "gateway":
+                kubo.start()
+            if who != "kubo":
+                gateway.start(gateway.pin_env)
+        begun = time.monotonic()
+        drained(gateway, 120)
+        took = time.monotonic() - begun
         for bucket in ("one", "two"):
             assert root_of(gateway, bucket) in kubo.pins().items()
+            pages = gateway.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+            found = {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", [])}
+            wrong = [key for (name, key), etag in written.items() if name == bucket and found.get(key) != etag]
+            assert wrong == [], "acknowledged writes are lost"
         assert len([name for name in kubo.pins().values() if name]) == 2
-        assert gateway.fula("pins", "verify").returncode == 0
+        verified = gateway.fula("pins", "verify")
+        assert verified.returncode == 0, verified
+        print(f"\n{KILLS} kills {killed}, {len(written)} acknowledged PUTs, all there; "
+              f"drained {took:.1f} s after the last start; {verified.stdout.strip()}")
 
 
 class Cluster:

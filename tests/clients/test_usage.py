@@ -7,7 +7,7 @@ import time
 import pytest
 
 from conftest import FULA, Gateway
-from helpers import Refused
+from helpers import Refused, columns
 from masters import admin, federation
 
 MIB = 1 << 20
@@ -46,6 +46,8 @@ def test_usage_counts_objects_versions_and_uploads(own_gateway):
     assert [row["bucket"] for row in usage(own_gateway, "--user", "carol")["buckets"]] == ["third"]
     table = own_gateway.fula("usage").stdout
     assert "key:admin" in table and "2.0 MiB" in table and "third" in table
+    numbers = ("BUCKETS", "OBJECTS", "SIZE", "IN ALL")
+    assert columns(table.split("\n\n")[0], numbers)["key:admin"] == ["2", "3", "2.0 MiB", "2.0 MiB"]
     # The command says the same while no gateway runs.
     own_gateway.stop()
     assert usage(own_gateway)["buckets"] == page["buckets"]

@@ -2,7 +2,27 @@
 //!
 //! A block is at most 1 MiB of bytes named by its hash, so it never changes and can be cached,
 //! copied and verified anywhere. Every [`Block`] value was hashed by this code. A store accepts
-//! nothing else, and checks what it returns against its address.
+//! nothing else, and checks each [`Block`] that it returns against its address.
+//!
+//! # Example
+//!
+//! ```
+//! use bytes::Bytes;
+//! use fula_core::{Block, BlockStore, Codec, block::Placement, in_memory::MemoryBlocks};
+//!
+//! # futures::executor::block_on(async {
+//! let store = MemoryBlocks::default();
+//! let block = Block::new(Codec::Raw, "hello");
+//! let mark = store.put(&[block.clone()], Placement::Commit).await?;
+//! store.sync(mark).await?; // The block is durable from here on.
+//! assert_eq!(store.get(&block.cid()).await?, Some(block.clone()));
+//!
+//! let others = Bytes::from("other bytes");
+//! assert!(Block::verify(block.cid(), others).is_err());
+//! # Ok::<(), fula_core::StoreError>(())
+//! # })
+//! # .unwrap();
+//! ```
 //!
 //! # Deliberately absent
 //! What blocks mean (see [`crate::tree`], [`crate::content`]), and which of them are garbage: a
@@ -219,6 +239,15 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Damaged`] when stored bytes fail their hash, [`StoreError::Unavailable`].
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError>;
+
+    /// Returns what is stored under an address without hashing it, so it may be damaged. It is for readers that
+    /// authenticate every byte in another way, and read with [`Self::get`] what fails there.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for damage that shows without a hash, [`StoreError::Unavailable`].
+    async fn get_unverified(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.get(cid).await?.map(|block| block.bytes))
+    }
 
     /// Returns the length in bytes without reading the block, or `None` when it is not held.
     ///

@@ -1,5 +1,28 @@
 //! CAR files of version 1 (<https://ipld.io/specs/transport/car/carv1>), read as they arrive and written block
 //! by block. The reader holds one section at most.
+//!
+//! # Example
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use fula_core::{
+//!     Block, Codec,
+//!     car::{CarError, CarReader, header, put_section},
+//! };
+//!
+//! let block = Block::new(Codec::Raw, "hello");
+//! let mut file = BytesMut::from(&header(&[block.cid()])[..]);
+//! put_section(&mut file, &block.cid(), block.bytes());
+//!
+//! let mut reader = CarReader::default();
+//! reader.push(&file);
+//! let (cid, bytes) = reader.next_block()?.expect("the whole file was pushed");
+//! assert_eq!(Block::verify(cid, bytes).expect("it is intact"), block);
+//! assert_eq!(reader.roots(), Some(&[cid][..]));
+//! assert_eq!(reader.next_block()?, None);
+//! reader.end()?;
+//! # Ok::<(), CarError>(())
+//! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 

@@ -6,6 +6,23 @@
 //! shortest heads, one tag (42), no floats of other widths.
 //!
 //! Maps are written with keys in dag-cbor order (shorter first, then bytewise).
+//!
+//! # Example
+//!
+//! ```
+//! use fula_core::cbor::{Invalid, Reader, Writer};
+//!
+//! let mut out = Writer::default();
+//! out.array(2).text("photos").uint(7);
+//! let bytes = out.finish();
+//!
+//! let mut reader = Reader::new(&bytes);
+//! reader.tuple(2)?;
+//! assert_eq!(reader.text()?, "photos");
+//! assert_eq!(reader.uint()?, 7);
+//! reader.end()?;
+//! # Ok::<(), Invalid>(())
+//! ```
 
 mod reader;
 #[cfg(test)]
@@ -33,6 +50,9 @@ const LINK_TAG: u64 = 42;
 pub struct Invalid(pub &'static str);
 
 impl Invalid {
+    /// The bytes end before the value does.
+    pub const CUT_OFF: Self = Self("value is cut off");
+
     /// Returns the error of the whole block, where `what` names the kind of thing that was read.
     pub fn of(self, what: &'static str) -> StoreError {
         StoreError::Malformed { what, why: self.0 }

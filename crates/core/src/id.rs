@@ -1,6 +1,22 @@
 //! Identifiers. Each kind has a type of its own, which is of fixed size where possible.
 //!
 //! Formats: docs/format.md. Only names and keys allocate memory.
+//!
+//! # Example
+//!
+//! ```
+//! use fula_core::{BucketAddress, BucketName, Cid, Codec, ObjectKey, OwnerId};
+//!
+//! let name = BucketName::parse("photos")?;
+//! let address = BucketAddress::new(OwnerId::of_user("key:alice"), name);
+//! assert_eq!(address.to_string().parse::<BucketAddress>()?, address);
+//! assert!(BucketName::parse("Photos").is_err());
+//! assert!(ObjectKey::parse(String::new()).is_err());
+//!
+//! let cid = Cid::of(Codec::Raw, b"hello");
+//! assert_eq!(cid.to_string().parse::<Cid>()?, cid);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod cid;
 
@@ -103,6 +119,9 @@ pub struct InvalidBucketName(&'static str);
 /// Reserved names: they are routes of the gateway and never buckets.
 const RESERVED: [&str; 2] = ["fula", "ipfs"];
 
+/// Name of the bucket of an owner that holds what the owner has pinned. No S3 name begins with a dot.
+const PINS: &str = ".pins";
+
 impl BucketName {
     /// Parses a name by the rules for general purpose buckets.
     ///
@@ -129,6 +148,25 @@ impl BucketName {
             Some((_, rule)) => Err(InvalidBucketName(rule)),
             None => Ok(Self(name.to_owned())),
         }
+    }
+
+    /// Returns the name of the hidden bucket with the pins of an owner (docs/adr/0056). Requests of S3 cannot name
+    /// it, because [`Self::parse`] refuses it.
+    pub fn pins() -> Self {
+        Self(PINS.to_owned())
+    }
+
+    /// Parses the name of a bucket that is stored: that of [`Self::parse`], or a hidden one.
+    ///
+    /// # Errors
+    /// [`InvalidBucketName`] as for [`Self::parse`].
+    pub fn parse_stored(name: &str) -> Result<Self, InvalidBucketName> {
+        if name == PINS { Ok(Self::pins()) } else { Self::parse(name) }
+    }
+
+    /// Returns whether the bucket is hidden from S3.
+    pub fn is_hidden(&self) -> bool {
+        self.0 == PINS
     }
 
     /// Returns a value that sorts before every bucket name.
@@ -181,7 +219,7 @@ impl FromStr for BucketAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (owner, name) = text.split_once('/').ok_or(InvalidBucketAddress)?;
         let owner = owner.parse().map_err(|_| InvalidBucketAddress)?;
-        let name = BucketName::parse(name).map_err(|_| InvalidBucketAddress)?;
+        let name = BucketName::parse_stored(name).map_err(|_| InvalidBucketAddress)?;
         Ok(Self { owner, name })
     }
 }
@@ -255,6 +293,17 @@ mod tests {
             assert!(BucketName::parse(bad).is_err(), "{bad}");
         }
         assert!(BucketName::parse(&"x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn only_what_is_stored_may_name_the_hidden_bucket() {
+        let hidden = BucketName::pins();
+        assert!(BucketName::parse(hidden.as_str()).is_err());
+        assert_eq!(BucketName::parse_stored(hidden.as_str()), Ok(hidden.clone()));
+        assert!(hidden.is_hidden() && !BucketName::parse_stored("pins").unwrap().is_hidden());
+        assert!(BucketName::parse_stored(".other").is_err());
+        let address = BucketAddress::new(OwnerId::of_user("key:a"), hidden);
+        assert_eq!(address.to_string().parse(), Ok(address));
     }
 
     #[test]

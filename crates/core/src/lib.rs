@@ -7,9 +7,23 @@
 //!
 //! Start with [`root`] (the pointer and the invariants), then [`tree`], [`bucket`], [`content`].
 //!
+//! # Examples by task
+//!
+//! | task | example |
+//! |---|---|
+//! | edit a tree, keep the old version | below; `examples/tree.rs` does more |
+//! | compare two versions, scan from a key on | [`tree`] |
+//! | list keys by prefix and delimiter | [`bucket::list_page`] |
+//! | store the content of a file, read a range | [`content`] |
+//! | store blocks durably, verify bytes | [`block`] |
+//! | publish a root by compare-and-swap | [`root`] |
+//! | parse names, keys and CIDs | [`id`] |
+//! | encode and decode a record | [`cbor`] |
+//! | write and read a CAR file | [`car`] |
+//!
 //! # Example
 //!
-//! An edit makes a new tree, and the old one stays readable. `examples/tree.rs` does more.
+//! An edit makes a new tree, and the old one stays readable.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -45,6 +59,7 @@ pub mod cbor;
 pub mod conformance;
 pub mod content;
 pub mod error;
+pub mod foreign;
 pub mod id;
 pub mod in_memory;
 pub mod keyed_locks;

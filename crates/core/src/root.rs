@@ -10,6 +10,39 @@
 //!   ensures that (docs/adr/0035). Any other row that vanishes means a fault.
 //! - A swap compares root, version and generation: a writer that saw another value of one loses.
 //!
+//! # Example
+//!
+//! Two writers expect the same state. One wins, and the other one must apply its change to the new state.
+//!
+//! ```
+//! use fula_core::{
+//!     BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore,
+//!     in_memory::MemoryRoots,
+//!     root::{CasOutcome, GlobalName, NewRoot},
+//! };
+//!
+//! # futures::executor::block_on(async {
+//! let arbiter = MemoryRoots::default();
+//! let name = BucketName::parse("photos").expect("the name is valid");
+//! let bucket = BucketAddress::new(OwnerId::of_user("key:alice"), name);
+//! let new = |content: &[u8]| NewRoot {
+//!     pointer: RootPointer { root: Cid::of(Codec::DagCbor, content), version: 1, generation: 0 },
+//!     bucket_id: BucketId([2; 16]),
+//!     created: 0,
+//!     deleted: None,
+//!     global_name: GlobalName::Keep,
+//!     lease: None,
+//! };
+//!
+//! let first = arbiter.cas_root(&bucket, None, &new(b"one state")).await?;
+//! assert_eq!(first.value, CasOutcome::Won);
+//! let second = arbiter.cas_root(&bucket, None, &new(b"another state")).await?;
+//! assert!(matches!(second.value, CasOutcome::Conflict { current: Some(_) }));
+//! # Ok::<(), fula_core::error::SwapError>(())
+//! # })
+//! # .unwrap();
+//! ```
+//!
 //! # Deliberately absent
 //! Retrying and rebasing (the service's commit pipeline), authorisation, clocks.
 

@@ -27,7 +27,7 @@ pub(crate) struct AuthLayer {
     authenticator: Authenticator,
     limits: Arc<RateLimits>,
     rules: Arc<Rules>,
-    /// Whether a proxy in front of this gateway ends TLS.
+    /// Whether a proxy in front of this gateway terminates TLS.
     tls_terminated: bool,
 }
 
@@ -184,8 +184,13 @@ impl AuthLayer {
             origin.refused(&redacted_unknown(&received.claimed_key()), refusal.reason);
             refusal.error
         })?;
+        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let in_header = received.headers.get("x-amz-security-token").map(text);
+        let in_query = query_value(received.uri, "x-amz-security-token");
+        let session_token = in_header.as_deref().or(in_query.as_deref());
         let access_key = presented.access_key();
-        let secret = self.authenticator.secret_of(access_key).await.map_err(|error| {
+        let secret = self.authenticator.secret_of(access_key, session_token).await;
+        let secret = secret.map_err(|error| {
             origin.refused(&redacted_unknown(access_key), &error);
             auth_error(error)
         })?;
@@ -194,12 +199,9 @@ impl AuthLayer {
             origin.refused(&access_key, FORGED);
             return Err(S3Error::new(S3ErrorCode::SignatureDoesNotMatch));
         };
-        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let in_header = received.headers.get("x-amz-security-token").map(text);
-        let in_query = query_value(received.uri, "x-amz-security-token");
         let signed = Signed {
             access_key: presented.access_key(),
-            session_token: in_header.as_deref().or(in_query.as_deref()),
+            session_token,
             url_expires: presented.url_expires(),
             is_private: self.is_private(extensions),
         };
@@ -228,7 +230,8 @@ impl AuthLayer {
             refusal.error
         })?;
         let access_key = presented.access_key();
-        let secret = self.authenticator.secret_of(access_key).await.map_err(|error| {
+        let secret = self.authenticator.secret_of(access_key, form.session_token).await;
+        let secret = secret.map_err(|error| {
             origin.refused(&redacted_unknown(access_key), &error);
             auth_error(error)
         })?;

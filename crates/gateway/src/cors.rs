@@ -228,7 +228,7 @@ async fn allow<B>(
         .ok_or_else(|| bad_request("Insufficient information. Origin request header needed."))?;
     let method = text(header::ACCESS_CONTROL_REQUEST_METHOD).unwrap_or("null");
     if !["GET", "PUT", "HEAD", "POST", "DELETE"].contains(&method) {
-        let shown = crate::error::escape(&crate::xml::printable(method));
+        let shown = crate::xml::escape(method);
         let text = format!("Invalid Access-Control-Request-Method: {shown}");
         return Err(bad_request(&text));
     }

@@ -180,7 +180,7 @@ pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<Trailers>) -> Trail
         match value {
             Some(value) => decode_checksum(algorithm, value.as_bytes()).map(Some),
             None => Err(ServiceError::InvalidRequest(format!(
-                "The trailer {} was announced and did not come.",
+                "The trailer {} was announced, and is missing.",
                 header_name(algorithm)
             ))),
         }

@@ -2,13 +2,16 @@
 //! What all errors of a kind have in common is decided in [`s3_error()`] and [`log`], once for each
 //! [`ErrorKind`].
 
+#[cfg(test)]
+mod tests;
+
 use fula_service::{Applied, ConditionName, ErrorKind, Outage, ServiceError, error::chain};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
 use crate::{
     date::{http_date, timestamp},
-    xml::printable,
+    xml::escape,
 };
 
 /// Number of seconds that a client is asked to wait before it tries again.
@@ -90,6 +93,7 @@ fn row(error: &ServiceError) -> S3Error {
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
+        E::TooManyPins(_) => s3_error!(InvalidRequest, "{error}."),
         E::QuotaExceeded(max) => quota_exceeded("The bucket", *max, "FULA_BUCKET_QUOTA"),
         E::OwnerQuotaExceeded(max) => {
             quota_exceeded("All your buckets together", *max, "FULA_OWNER_QUOTA")
@@ -100,9 +104,17 @@ fn row(error: &ServiceError) -> S3Error {
             AccessDenied,
             "Public policies are blocked by the BlockPublicPolicy block public access setting."
         ),
+        E::AclsNotSupported => {
+            s3_error!(AccessControlListNotSupported, "The bucket does not allow ACLs")
+        }
+        E::BucketAclInUse => s3_error!(
+            InvalidBucketAclWithObjectOwnership,
+            "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting"
+        ),
         E::NoSuchPolicy => s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"),
         E::NoSuchKey => Code::NoSuchKey.into(),
         E::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),
+        E::VersionExpired(_) => custom("VersionExpired", StatusCode::GONE, error.to_string()),
         E::DeleteMarker { id, time_ms, is_named } => delete_marker(*id, *time_ms, *is_named),
         E::NoSuchUpload => Code::NoSuchUpload.into(),
         E::InvalidPart(_) => Code::InvalidPart.into(),
@@ -224,12 +236,12 @@ fn outage_text(outage: Outage) -> &'static str {
         Outage::InDoubt => {
             "The database that orders changes (the arbiter) went back in time, as after a restore, and is in \
              doubt until the gateways agree. Send the request again later. The operator sees with `fula \
-             roots show` what is waited for."
+             roots show` which masters are missing."
         }
         Outage::Forked => {
-            "This bucket is sealed: after the database (the arbiter) went back in time, gateways remember \
-             states of it that exclude one another. Sending the request again does not help. The operator \
-             runs `fula roots merge`."
+            "This bucket is quarantined: after the database (the arbiter) went back in time, gateways \
+             remember states of it that exclude one another. Sending the request again does not help. The \
+             operator runs `fula roots merge`."
         }
         Outage::BlockMissing => {
             "A block that the answer needs is missing from the block store. Sending the request again does \
@@ -264,7 +276,7 @@ fn outcome_header(outcome: Applied) -> (HeaderName, HeaderValue) {
 
 /// Adds the elements that name a wrong argument.
 pub(crate) fn with_argument(error: S3Error, name: &str, value: &HeaderValue) -> S3Error {
-    let value = escape(&printable(&String::from_utf8_lossy(value.as_bytes())));
+    let value = escape(&String::from_utf8_lossy(value.as_bytes()));
     let detail =
         format!("<ArgumentName>{name}</ArgumentName><ArgumentValue>{value}</ArgumentValue>");
     with_detail(error, &detail)
@@ -343,7 +355,7 @@ fn not_held(why: &str) -> S3Error {
 fn credential_expired() -> S3Error {
     s3_error!(
         ExpiredToken,
-        "The credential ended before the request was complete; nothing was written. \
+        "The credential expired before the request was complete; nothing was written. \
          Get a new credential and send the request again."
     )
 }
@@ -423,7 +435,8 @@ fn full() -> S3Error {
 pub(crate) fn too_large(bytes_max: usize) -> S3Error {
     s3_error!(
         MaxMessageLengthExceeded,
-        "XML and JSON bodies are at most {bytes_max} bytes here; the operator can raise FULA_XML_BYTES."
+        "The body is larger than {bytes_max} bytes. The operator can raise FULA_XML_BYTES for XML and JSON, and \
+         FULA_COMMIT_BYTES for commits in dag-cbor."
     )
 }
 
@@ -434,86 +447,4 @@ pub(crate) fn respond(error: S3Error) -> Response<Body> {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     })
-}
-
-/// Escapes a text for XML.
-pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_is_told_to_slow_down_only_where_that_helps() {
-        let unavailable = fula_core::StoreError::Unavailable {
-            backend: "postgres",
-            action: "get",
-            source: "gone".into(),
-        };
-        let cid = fula_core::Cid::of(fula_core::Codec::Raw, b"x");
-        let missing = fula_core::StoreError::Missing { cid };
-        let text = "the masters remember states that exclude one another";
-        let forked = ServiceError::Regressed(text.to_owned());
-        for (error, code, retries) in [
-            (ServiceError::Busy(Applied::None), "SlowDown", true),
-            (unavailable.into(), "SlowDown", true),
-            (ServiceError::Regressed(String::new()), "ServiceUnavailable", true),
-            (forked, "ServiceUnavailable", false),
-            (missing.into(), "InternalError", false),
-        ] {
-            let answer = s3_error(error);
-            assert_eq!(answer.code().as_str(), code);
-            let asks = answer.headers().is_some_and(|all| all.contains_key(header::RETRY_AFTER));
-            assert_eq!(asks, retries, "{answer}");
-            assert!(
-                answer.status_code().is_some_and(|status| status.is_server_error()),
-                "{answer}"
-            );
-            assert!(answer.message().is_some_and(|text| text.len() > 40), "{answer}");
-        }
-    }
-
-    #[test]
-    fn whether_a_retry_helps_and_what_became_of_a_write_follow_from_the_kind() {
-        let unavailable = fula_core::StoreError::Unavailable {
-            backend: "log",
-            action: "get",
-            source: "gone".into(),
-        };
-        let cid = fula_core::Cid::of(fula_core::Codec::Raw, b"x");
-        let damaged = fula_core::StoreError::Damaged { cid };
-        let denied = Box::new(ServiceError::AccessDenied);
-        for (error, status, retry_after, outcome) in [
-            (ServiceError::Busy(Applied::Unknown), 503, Some("1"), Some("unknown")),
-            (ServiceError::Busy(Applied::None), 503, Some("1"), Some("none")),
-            (ServiceError::Regressed(String::new()), 503, Some("1"), Some("none")),
-            (unavailable.into(), 503, Some("1"), Some("none")),
-            (damaged.into(), 500, None, Some("none")),
-            (ServiceError::Full, 507, None, Some("none")),
-            (ServiceError::TooManyPublicBuckets(1), 400, None, None),
-            (ServiceError::PreconditionFailed(ConditionName::IfMatch), 412, None, None),
-            (ServiceError::InCommit { key: "k".to_owned(), error: denied }, 403, None, None),
-        ] {
-            let answer = s3_error(error);
-            let header = |name| {
-                let value = answer.headers().and_then(|headers| headers.get(name));
-                value.and_then(|value| value.to_str().ok())
-            };
-            assert_eq!(answer.status_code().map(|code| code.as_u16()), Some(status), "{answer}");
-            assert_eq!(header(header::RETRY_AFTER), retry_after, "{answer}");
-            assert_eq!(header(OUTCOME_HEADER), outcome, "{answer}");
-        }
-    }
 }

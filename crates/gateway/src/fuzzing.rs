@@ -29,9 +29,10 @@ pub use fula_service::{
     policy::{Asked as PolicyRequest, Decision, Policy},
 };
 
-/// Parses the body of a multi-key commit. Returns `None` when it is refused.
-pub fn commit(body: &[u8]) -> Option<Vec<BatchChange>> {
-    s3::parse_commit(body).ok()
+/// Parses the body of a multi-key commit, in dag-cbor or JSON. Returns `None` when it is refused.
+pub fn commit(body: &[u8], is_cbor: bool) -> Option<Vec<BatchChange>> {
+    let (_, changes) = s3::parse_commit(&Bytes::copy_from_slice(body), is_cbor).ok()?;
+    Some(changes)
 }
 
 /// Determines the operation of a request. Returns a text that identifies the operation.

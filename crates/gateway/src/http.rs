@@ -36,7 +36,8 @@ use crate::{
     limit::Rates,
     normalise,
     payload::{streamed, unframed},
-    query::{self, Payload, Route},
+    psa::{self, PinningRoutes},
+    query::{self, Kind, Payload, Route},
     request::{HostBucket, Operation, Peer, RequestId, SecureTransport},
     request_body::{self, Lent, MinimumPace},
     request_log::{self, Line},
@@ -57,6 +58,7 @@ pub struct Gateway {
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
     ingest: Option<MasterIngest>,
+    pinning: Option<PinningRoutes>,
 }
 
 /// Generates request ids from the start of the process and a counter.
@@ -92,7 +94,15 @@ impl Gateway {
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
             ingest: None,
+            pinning: None,
         }
+    }
+
+    /// Answers the requests of the Pinning Service API, too.
+    #[must_use]
+    pub fn with_pinning(mut self, pinning: PinningRoutes) -> Self {
+        self.pinning = Some(pinning);
+        self
     }
 
     /// Answers the requests of storage nodes and of their clients, too.
@@ -185,6 +195,12 @@ impl Gateway {
             && let Some(routed) = ingest::route(ingest, request.uri().path())
         {
             return ingest.serve(routed, &self.auth_layer, request, operation).await;
+        }
+        if let (None, Some(pinning)) = (&host_bucket, &self.pinning)
+            && let Some(path) = request.uri().path().strip_prefix(psa::ON_MASTERS)
+        {
+            let path = path.to_owned();
+            return pinning.serve(&path, &self.auth_layer, request, operation).await;
         }
         if request.uri().path().starts_with(OWN_ROUTES) && host_bucket.is_none() {
             operation.set("FulaRoute".to_owned());
@@ -311,9 +327,14 @@ impl Gateway {
             Payload::BufferedBodies(kind) => {
                 guard::check_framing(&parts.headers, kind)?;
                 let body = unframed(parts, body, key, lent)?;
-                let bytes_max = self.config.limits.xml_bytes_max;
-                let read = self.buffered.checked(parts, body, kind, bytes_max, lent);
-                Ok(s3s::Body::from(normalise::expand_references(read.await?)))
+                let limits = &self.config.limits;
+                let is_cbor = kind == Kind::Commit && crate::s3::is_cbor(&parts.headers);
+                let bytes_max =
+                    if is_cbor { limits.commit_bytes_max } else { limits.xml_bytes_max };
+                let read = self.buffered.checked(parts, body, kind, bytes_max, lent).await?;
+                // A commit may have any bytes.
+                let is_xml = kind != Kind::Commit;
+                Ok(s3s::Body::from(if is_xml { normalise::expand_references(read) } else { read }))
             }
         }
     }
@@ -323,6 +344,7 @@ impl Gateway {
         // A bug in one request must not look like a network fault to the client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
             Ok(Ok(mut response)) => {
+                answer::set_body(&mut response);
                 let is_forged = response.headers_mut().remove(FORGED_HEADER).is_some();
                 if let Some(signer) = signer.filter(|_| is_forged) {
                     signer.note_forged_chunk();

@@ -45,7 +45,7 @@ pub(crate) enum Kind {
     Document,
     /// The XML of `CompleteMultipartUpload`. Its checksum headers are about the object.
     Completion,
-    /// The JSON of a multi-key commit.
+    /// The JSON or dag-cbor of a multi-key commit.
     Commit,
 }
 
@@ -155,6 +155,9 @@ const ROUTES: &[Route] = &[
         "root",
         "start-after",
     ]),
+    Route::new(Method::GET, Level::Bucket, &["fula-changes"])
+        .with(&["meta", "prefix", "root", "since", "wait"]),
+    Route::new(Method::GET, Level::Bucket, &["fula-list"]).with(&["after", "meta", "prefix"]),
     Route::new(Method::GET, Level::Bucket, &["location"]).for_anyone(),
     Route::new(Method::GET, Level::Bucket, &["policy"]),
     Route::new(Method::GET, Level::Bucket, &["policyStatus"]).for_anyone(),

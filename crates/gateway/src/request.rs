@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::OnceLock};
 
+use bytes::Bytes;
 use fula_core::id::OwnerId;
 use fula_service::Identity;
 use http::{HeaderMap, HeaderValue, Uri, header};
@@ -74,6 +75,11 @@ impl Operation {
 /// The status of an answer, where it differs from that of `s3s`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AnswerStatus(pub(crate) http::StatusCode);
+
+/// The body of an answer that takes the place of the one of `s3s`: a page of a listing has a thousand lines, and
+/// `s3s` takes longer to write them than all other work of the request.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerBody(pub(crate) Bytes);
 
 /// The bucket that the host of a request names.
 #[derive(Clone, Debug)]

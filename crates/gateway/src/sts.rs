@@ -9,7 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     auth::{AuthLayer, Origin, auth_error},
-    error::escape,
+    xml::escape,
 };
 
 /// Largest request in bytes: a token, and names.

@@ -1,4 +1,31 @@
 //! The policy of which tokens a gateway accepts, and verification for all kinds of tokens.
+//!
+//! # Example
+//!
+//! A policy that accepts JWTs with a shared secret, a token, and the same token after its end:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+//! use fula_identity::{Policy, TokenError, jwt::JwtPolicy};
+//! use ring::hmac;
+//!
+//! let secret = b"a shared secret of enough bytes!!";
+//! let jwt = JwtPolicy::new(None, None).with_secret(secret).expect("it is long enough");
+//! let policy = Policy { jwt: Arc::new(jwt), ..Policy::default() };
+//!
+//! let head = BASE64.encode(r#"{"alg":"HS256"}"#);
+//! let claims = BASE64.encode(r#"{"sub":"alice","exp":2000,"scope":"storage:read"}"#);
+//! let signed = format!("{head}.{claims}");
+//! let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes());
+//! let token = format!("{signed}.{}", BASE64.encode(tag));
+//!
+//! assert_eq!(policy.verify(&token, 1500)?.identity.user, "alice");
+//! assert_eq!(policy.verify(&token, 2000), Err(TokenError::Expired));
+//! assert!(Policy::default().verify(&token, 1500).is_err());
+//! # Ok::<(), TokenError>(())
+//! ```
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -201,7 +201,7 @@ pub struct Proved {
 }
 
 impl Proved {
-    /// Returns that `owner` has proved nothing yet.
+    /// Returns the state before `owner` has proved anything.
     pub fn by(owner: OwnerId) -> Self {
         Self { owner, held: HashMap::new(), readable: HashMap::new(), places: Vec::new() }
     }
@@ -249,7 +249,7 @@ impl Proved {
         self.readable.extend(leaves.iter().map(|(cid, size)| (*cid, (*size, number))));
     }
 
-    /// Returns those of `leaves` that nothing was proved of.
+    /// Returns the leaves for which there is no proof yet.
     pub fn missing<'a>(&self, leaves: &'a [SizedCid]) -> Vec<&'a SizedCid> {
         let is_missing =
             |(cid, _): &&SizedCid| !self.held.contains_key(cid) && !self.readable.contains_key(cid);

@@ -1,4 +1,37 @@
 //! Receipts: a node's signed statement that blocks are durable on its disk, and until when it keeps them.
+//!
+//! # Example
+//!
+//! A node signs a receipt for a block, and a master that knows the node verifies it:
+//!
+//! ```
+//! use fula_core::{Cid, Codec, OwnerId};
+//! use fula_ingest::{
+//!     DiskId, InvalidDocument, Receipt, SigningKey,
+//!     receipt::Subject,
+//! };
+//! use zeroize::Zeroizing;
+//!
+//! let key = SigningKey::from_seed(&Zeroizing::new([7; 32]));
+//! let blocks = [(Cid::of(Codec::Raw, b"hello"), 5)];
+//! let receipt = Receipt {
+//!     node: key.id(),
+//!     disk: DiskId([3; 16]),
+//!     owner: OwnerId::of_user("key:alice"),
+//!     subject: Subject::of(&blocks),
+//!     bytes: 5,
+//!     count: 1,
+//!     issued: 1_700_000_000_000,
+//!     until: 1_700_086_400_000,
+//! };
+//! let text = receipt.sign(&key);
+//!
+//! let read = Receipt::verify(&text, |node| (node == key.id()).then(|| key.public()))?;
+//! assert_eq!(read, receipt);
+//! assert!(read.is_about(&blocks));
+//! assert!(Receipt::verify(&text, |_| None).is_err());
+//! # Ok::<(), InvalidDocument>(())
+//! ```
 
 use std::fmt;
 

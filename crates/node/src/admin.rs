@@ -67,6 +67,10 @@ pub(crate) enum Answer {
     Progress(String),
     /// This many bytes of a file follow the line, and the answer later.
     Data(usize),
+    /// The command hands over its file now.
+    Hand,
+    /// This many bytes more were written to the file of the command; the answer follows later.
+    Written(usize),
 }
 
 /// The reason why a request was not carried out, in words for the operator.
@@ -159,15 +163,28 @@ async fn carry_out(
         Request::Fsck { .. } => fsck::check(node, progress).await,
         Request::RestoreRoots { apply } => restore::roots(node, apply, progress).await,
         Request::Pins { action, bucket } => pins(node, action, bucket.as_deref(), progress).await,
-        Request::Export(_) | Request::Import(_) => {
+        Request::Export(_)
+        | Request::Import(_)
+        | Request::ExportFile(_)
+        | Request::ImportFile(_) => {
             Err(Refused("a file is exported and imported as a stream".to_owned()))
         }
         Request::BackupRows { after } => backup::rows(node, after).await,
         Request::BackupFacts => backup::facts(node).await,
         Request::BackupKeys { after } => backup::keys(node, after.as_deref()).await,
         Request::PutBack(state) => backup::put_back(node, state).await,
+        Request::Given { role, url } => join::given(role, url.as_deref()),
         Request::Invite { id, life_ms } => join::invite(node, &id, life_ms).await,
         Request::UseInvitation { id, takes } => join::use_invitation(node, &id, takes).await,
+        Request::Reseal => {
+            let (done, others) = node.reseal().await?;
+            Ok(json!({
+                "changed": done.changed,
+                "already": done.already,
+                "left": done.left,
+                "other_masters": others,
+            }))
+        }
         Request::Leave { stops } => join::leave(node, stops).await,
         Request::Gc { now: false, .. } => look_at_space(node).await,
         Request::Gc { retention_ms, .. } => {
@@ -214,8 +231,22 @@ async fn forget_master(node: &Node, name: &str, force: bool) -> Result<Value, Re
     }
 }
 
-/// Returns the sizes of the parts of the log, and how much waits for the end of the retention.
+/// Returns the sizes of the parts of the log, how much waits for the end of the retention, and why the last
+/// collection deleted nothing, if it failed.
 async fn look_at_space(node: &Node) -> Result<Value, Refused> {
+    let mut sizes = sizes(node).await?;
+    let failure = if node.owns_blocks() {
+        node.collections.ledger().failure
+    } else {
+        gc::shared::last(node.metadata.as_ref()).await?.failure
+    };
+    if let Some(failure) = failure {
+        sizes["failure"] = json!(failure);
+    }
+    Ok(sizes)
+}
+
+async fn sizes(node: &Node) -> Result<Value, Refused> {
     let retention = node.retention.current();
     let why = match space::look(node, retention).await {
         Ok(Some(outlook)) => return Ok(json!(outlook)),
@@ -304,6 +335,12 @@ async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
         Ok(Request::Import(request)) => {
             read.get_mut().set_limit(u64::MAX);
             transfer::import_from(node, &request, &mut read).await
+        }
+        Ok(Request::ExportFile(request)) => {
+            transfer::export_to_file(node, &request, &mut write).await?
+        }
+        Ok(Request::ImportFile(request)) => {
+            transfer::import_from_file(node, &request, &mut read, &mut write).await?
         }
         Ok(request) => {
             let wants_progress =

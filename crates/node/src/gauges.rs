@@ -64,7 +64,7 @@ pub(crate) fn refresh(node: &Node) {
     let budget = node.service.body_budget();
     metrics::gauge!("fula_body_memory_bytes").set(f64_of(budget.used_bytes() as u64));
     metrics::gauge!("fula_body_memory_max_bytes").set(f64_of(budget.bytes() as u64));
-    if node.roots().can_drop_roots() {
+    if node.recovery.is_none() {
         // The arbiter is embedded.
         let (live, deleted) = node.store.roots.counts();
         metrics::gauge!("fula_buckets").set(f64_of(live as u64));

@@ -5,12 +5,15 @@
 //! growth of the log. Decision: docs/adr/0014. Blocks in packs are collected by one master at a time
 //! ([`shared`], docs/adr/0042).
 
+mod growth;
 pub(crate) mod horizon;
+mod left;
+mod outcome;
 pub(crate) mod retention;
 pub(crate) mod shared;
+pub(crate) mod unreadable;
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,26 +22,20 @@ use fula_service::{Collection, error::chain};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::{gauges::f64_of, node::Node, space::Sizes};
+use self::{
+    growth::{Growth, REST},
+    outcome::{Failed, account},
+};
+use crate::{node::Node, space::Sizes};
 
 /// Interval between checks for due work.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-
-/// Least time between two samples of the number of bytes written.
-const NOTE_EVERY: Duration = Duration::from_secs(1);
-
-/// Least growth of the log that makes a collection due, in bytes older than the retention. If half of the
-/// bytes that the last collection left in use is more, that counts instead.
-const GROWTH_MIN: u64 = 128 << 20;
 
 /// Time after which a collection is due for any amount of written bytes.
 const COLLECT_AFTER: Duration = Duration::from_hours(1);
 
 /// The same time while the disk is nearly full.
 const COLLECT_AFTER_SHORT: Duration = Duration::from_mins(1);
-
-/// Longest wait before a failed collection is tried again.
-const RETRY_MAX: Duration = Duration::from_mins(5);
 
 /// Dead share of a segment, in percent, from which the gateway rewrites it.
 const DEAD_PERCENT: u64 = 40;
@@ -48,10 +45,6 @@ const DEAD_PERCENT_DUE: u64 = 60;
 
 /// The same share for a collection that an operator has requested.
 const DEAD_PERCENT_NOW: u64 = 20;
-
-/// Ratio of pause to work of a collection while requests are in flight. It is halved for each time that the
-/// log has grown by the bytes in use.
-const REST: u32 = 8;
 
 /// Pause between two moves of records while requests are in flight, multiplied by that ratio.
 const MOVE_REST: Duration = Duration::from_micros(500);
@@ -122,7 +115,7 @@ async fn collect(
     while let Some(retention) = passes.next_retention() {
         let began = Instant::now();
         let before = horizon::begin(node).await.map_err(|error| chain(&error))?;
-        let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
+        let collected = node.service.collect(retention, rest).await.map_err(Failed::from);
         let ended = horizon::end(node, before, retention, collected.is_ok()).await;
         if let Err(error) = ended {
             let error = chain(&error);
@@ -169,23 +162,6 @@ impl<'a> Passes<'a> {
     }
 }
 
-/// Records the outcome of a collection that began at a time.
-fn account(
-    node: &Node,
-    began: Instant,
-    collected: Result<Collection, String>,
-) -> Result<Collection, String> {
-    node.collections.note(&collected);
-    let collected =
-        collected.inspect_err(|_| metrics::counter!("fula_gc_failures_total").increment(1))?;
-    metrics::counter!("fula_gc_runs_total").increment(1);
-    metrics::counter!("fula_gc_deleted_blocks_total").increment(collected.deleted);
-    metrics::counter!("fula_gc_deleted_bytes_total").increment(collected.deleted_bytes);
-    metrics::gauge!("fula_gc_marked_blocks").set(f64_of(collected.marked));
-    metrics::histogram!("fula_gc_seconds").record(began.elapsed().as_secs_f64());
-    Ok(collected)
-}
-
 /// Rewrites segments until the dead share of each is below `worth()` percent. Returns the bytes of the
 /// segments that were deleted.
 async fn rewrite(
@@ -209,83 +185,6 @@ async fn rewrite(
     let bytes = done.map_err(|panic| panic.to_string())?.map_err(|error| chain(&error))?;
     metrics::counter!("fula_gc_rewritten_bytes_total").increment(bytes);
     Ok(bytes)
-}
-
-/// The growth of the log over time. Bytes younger than the retention cannot be collected yet, so they make no
-/// collection due.
-#[derive(Debug, Default)]
-struct Growth {
-    /// Samples of the bytes written so far: those within the retention and the last one before it, oldest
-    /// first.
-    notes: VecDeque<(Instant, u64)>,
-    /// Bytes that collections have examined so far.
-    collected: u64,
-    /// Bytes that the last collection left in use.
-    kept: u64,
-    /// Bytes in use. Before the first collection it is an upper bound.
-    in_use: u64,
-    /// Number of collections in a row that failed or held something back.
-    failures: u32,
-    /// Bytes written so far, when they were last looked at.
-    came: u64,
-    /// Bytes that had been written when the last collection began.
-    seen: u64,
-}
-
-impl Growth {
-    /// Records that `came` bytes were written so far. Returns how many of them are older than the retention
-    /// and were not examined by a collection yet.
-    fn look(&mut self, now: Instant, came: u64, retention: Duration) -> u64 {
-        if self.notes.back().is_none_or(|note| now.duration_since(note.0) >= NOTE_EVERY) {
-            self.notes.push_back((now, came));
-        }
-        self.came = came;
-        let is_old = |note: &(Instant, u64)| now.duration_since(note.0) >= retention;
-        while self.notes.get(1).is_some_and(is_old) {
-            self.notes.pop_front();
-        }
-        let oldest = self.notes.front().filter(|note| is_old(note));
-        oldest.map_or(0, |(_, came)| came.saturating_sub(self.collected))
-    }
-
-    /// Records that a collection has examined `collectable` bytes, and left `kept` bytes in use. `seen` bytes
-    /// had been written when it began.
-    fn collect(&mut self, collectable: u64, kept: u64, seen: u64) {
-        self.collected += collectable;
-        (self.kept, self.in_use, self.seen) = (kept, kept, seen);
-    }
-
-    /// Returns the bytes of any age that were written since the last collection, if those are `bound` or more
-    /// (and [`GROWTH_MIN`]). Then more garbage than that may be kept.
-    fn beyond(&self, bound: u64) -> u64 {
-        let written = self.came.saturating_sub(self.seen);
-        if written >= bound.max(GROWTH_MIN) { written } else { 0 }
-    }
-
-    /// Returns how long the next collection waits after the last one. It backs off exponentially after
-    /// failures.
-    fn wait(&self) -> Duration {
-        match self.failures {
-            0 => Duration::ZERO,
-            failures => RETRY_MAX.min(LOOK_EVERY * 2_u32.saturating_pow(failures)),
-        }
-    }
-
-    /// Returns whether so many bytes make a collection due. The bytes that the index holds are no measure,
-    /// because they include the garbage.
-    fn is_due(&self, collectable: u64) -> bool {
-        collectable >= GROWTH_MIN.max(self.kept / 2)
-    }
-
-    /// Returns the ratio of pause to work. It is smaller the further the log outgrows the bytes in use,
-    /// unless collections fail: then working more would free nothing.
-    fn rest(&self, collectable: u64) -> u32 {
-        if self.failures > 0 {
-            return REST;
-        }
-        let times = collectable / self.in_use.max(GROWTH_MIN);
-        REST.checked_shr(u32::try_from(times).unwrap_or(u32::MAX)).unwrap_or(0)
-    }
 }
 
 /// The pace of collections and rewriting, which follows the growth of the log.
@@ -315,7 +214,7 @@ impl Pace {
     }
 
     fn rest(&self) -> u32 {
-        self.look(|growth, collectable| growth.rest(collectable.max(self.beyond(growth))))
+        self.look(|growth, collectable| growth.rest(collectable, self.beyond(growth)))
     }
 
     /// Returns the dead share in percent from which a segment is rewritten. `is_collected` says whether the
@@ -351,6 +250,11 @@ impl Pace {
             growth.collect(if is_done { collectable } else { 0 }, kept, seen);
             growth.failures = if is_done { 0 } else { growth.failures + 1 };
         });
+        // What was held back may be garbage.
+        if is_done && let Err(error) = left::record(node, kept).await {
+            let error = chain(&error);
+            tracing::warn!(error, "after a restart the next collection begins early");
+        }
         is_done
     }
 
@@ -362,7 +266,12 @@ impl Pace {
 /// Collects garbage and rewrites segments for as long as the gateway runs.
 pub(crate) async fn tend(node: Arc<Node>) {
     let in_use = node.store.sizes().map_or(0, |(_, live_bytes)| live_bytes);
-    let growth = Mutex::new(Growth { in_use, ..Growth::default() });
+    let left = left::recorded(&node).await.unwrap_or_else(|error| {
+        let error = chain(&error);
+        tracing::warn!(error, "what the last collection left in use is not known");
+        None
+    });
+    let growth = Mutex::new(Growth::at_start(in_use, left));
     let pace = Arc::new(Pace { node: Arc::clone(&node), growth });
     let (mut collected, mut tried) = (Instant::now(), Instant::now());
     let mut is_behind = false;
@@ -391,88 +300,5 @@ pub(crate) async fn tend(node: Arc<Node>) {
             Err(error) => tracing::warn!(error, "cannot rewrite segments of the log"),
         }
         is_behind = is_done && pace.is_due();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_older_than_the_retention_counts() {
-        let (start, retention) = (Instant::now(), Duration::from_mins(10));
-        let at = |minutes: u64| start + Duration::from_mins(minutes);
-        let mut growth = Growth::default();
-        assert_eq!(growth.look(at(0), 100, retention), 0);
-        assert_eq!(growth.look(at(5), 500, retention), 0);
-        assert_eq!(growth.look(at(10), 900, retention), 100);
-        assert_eq!(growth.look(at(16), 900, retention), 500);
-        growth.collect(500, 0, 900);
-        assert_eq!(growth.look(at(17), 950, retention), 0);
-        assert_eq!(growth.look(at(21), 950, retention), 400);
-        assert!(growth.notes.len() < 5);
-        let mut at_once = Growth::default();
-        assert_eq!(at_once.look(at(0), 100, Duration::ZERO), 100);
-        at_once.collect(100, 0, 100);
-        assert_eq!(at_once.look(at(1), 130, Duration::ZERO), 30);
-    }
-
-    #[test]
-    fn a_log_that_outgrows_what_is_in_use_is_collected_with_less_rest() {
-        let mut growth = Growth::default();
-        let rests = |growth: &Growth, of: u64| [0, 1, 2, 3, 4, 99].map(|n| growth.rest(n * of));
-        assert_eq!(rests(&growth, GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
-        growth.collect(1, 8 * GROWTH_MIN, 0);
-        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
-        assert_eq!(growth.rest(7 * GROWTH_MIN), 8);
-        // Before the first collection as well, which is due all the same.
-        let growth = Growth { in_use: 8 * GROWTH_MIN, ..Growth::default() };
-        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
-        assert!(growth.is_due(GROWTH_MIN));
-    }
-
-    #[test]
-    fn what_fails_is_tried_again_later_and_later_and_takes_no_more_than_its_part() {
-        let waits = |failures| Growth { failures, ..Growth::default() }.wait().as_secs();
-        assert_eq!([0, 1, 2, 3, 7, 40].map(waits), [0, 6, 12, 24, 300, 300]);
-        let growth = Growth { failures: 1, ..Growth::default() };
-        assert_eq!(growth.rest(99 * GROWTH_MIN), REST);
-    }
-
-    #[test]
-    fn a_collection_is_due_when_half_of_what_is_in_use_came() {
-        let mut growth = Growth::default();
-        assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
-        growth.collect(GROWTH_MIN, 8 * GROWTH_MIN, 0);
-        assert!(!growth.is_due(4 * GROWTH_MIN - 1) && growth.is_due(4 * GROWTH_MIN));
-        growth.collect(4 * GROWTH_MIN, 0, 0);
-        assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
-    }
-
-    #[test]
-    fn bytes_of_any_age_count_for_the_bound_once_they_reach_it() {
-        let mut growth = Growth::default();
-        let look = |growth: &mut Growth, came| {
-            assert_eq!(growth.look(Instant::now(), came, Duration::from_hours(1)), 0);
-            growth.beyond(1 << 30)
-        };
-        let gib = |tenths: u64| (tenths << 30) / 10;
-        assert_eq!([9, 10, 15].map(|n| look(&mut growth, gib(n))), [0, gib(10), gib(15)]);
-        growth.collect(0, 0, gib(10));
-        assert_eq!([15, 19, 20].map(|n| look(&mut growth, gib(n))), [0, 0, gib(10)]);
-        assert_eq!(growth.beyond(0), gib(10));
-        growth.collect(0, 0, gib(20) - GROWTH_MIN + 1);
-        assert_eq!(growth.beyond(0), 0, "a bound that is very small makes not every look collect");
-    }
-
-    #[test]
-    fn looks_in_quick_succession_take_no_more_room() {
-        let (start, mut growth) = (Instant::now(), Growth::default());
-        let at = |millis: u64| start + Duration::from_millis(millis);
-        for n in 0..=10_000 {
-            growth.look(at(n), n, NOTE_EVERY * 2);
-        }
-        assert_eq!(growth.look(at(10_000), 10_000, NOTE_EVERY * 2), 8_000);
-        assert!(growth.notes.len() <= 4);
     }
 }

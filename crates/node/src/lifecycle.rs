@@ -1,4 +1,4 @@
-//! Works off lifecycle rules: one master at a time, bucket after bucket, in small commits (docs/adr/0048).
+//! Applies lifecycle rules: one master at a time, bucket after bucket, in small commits (docs/adr/0048).
 //!
 //! A record in the metadata store says which master works and where it is. It only keeps masters from doing
 //! the same work: each commit is compared with the state of its bucket, so two that work do no harm.
@@ -8,16 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use fula_core::{
-    BucketAddress, BucketName, MetadataStore, OwnerId,
-    metadata::{Table, WriteOutcome},
-    root::TimeMs,
-};
+use fula_core::{BucketAddress, BucketName, OwnerId, StoreError, metadata::Table, root::TimeMs};
 use fula_service::{LifecycleCursor, error::chain, limits::PAGE_MAX};
 use serde::{Deserialize, Serialize};
 
-use crate::node::Node;
+use crate::{
+    node::Node,
+    turn::{self, Holder, millis},
+};
 
 /// Name of the record.
 const NAME: &str = "lifecycle";
@@ -41,10 +39,9 @@ const TRIES: u32 = 5;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct Record {
-    /// Writer id of the master that works; empty while none does.
-    by: String,
-    /// Time of its last update of the record, by the arbiter's clock.
-    touched_ms: TimeMs,
+    /// The master that works, by its writer id.
+    #[serde(flatten)]
+    holder: Holder,
     /// End of the last pass over all buckets, by the arbiter's clock; 0 before the first.
     ended_ms: TimeMs,
     /// Bucket at which the pass is; `None` before the first.
@@ -57,7 +54,7 @@ impl Record {
     fn address(&self) -> Option<BucketAddress> {
         let (owner, name) = self.bucket.as_ref()?;
         let owner: OwnerId = owner.parse().ok()?;
-        Some(BucketAddress::new(owner, BucketName::parse(name).ok()?))
+        Some(BucketAddress::new(owner, BucketName::parse_stored(name).ok()?))
     }
 
     fn set_bucket(&mut self, address: &BucketAddress) {
@@ -66,62 +63,43 @@ impl Record {
     }
 }
 
-async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Record), String> {
-    let entry = metadata.read(Table::Modes, NAME).await.map_err(|error| chain(&error))?;
-    let Some(entry) = entry else { return Ok((0, Record::default())) };
-    // A record of a later version is as good as none.
-    let record = entry.value.and_then(|value| serde_json::from_slice(&value).ok());
-    Ok((entry.version, record.unwrap_or_default()))
-}
+impl turn::Record for Record {
+    fn holder(&self) -> &Holder {
+        &self.holder
+    }
 
-fn millis(time: Duration) -> TimeMs {
-    TimeMs::try_from(time.as_millis()).unwrap_or(TimeMs::MAX)
+    fn holder_mut(&mut self) -> &mut Holder {
+        &mut self.holder
+    }
 }
 
 /// The turn of this master.
 struct Turn<'a> {
     node: &'a Node,
-    version: u64,
-    record: Record,
+    held: turn::Turn<'a, Record>,
     touched: Instant,
 }
 
 impl<'a> Turn<'a> {
     /// Begins a pass, or goes on with one that another master has left, if one is due.
     async fn begin(node: &'a Node, every: Duration) -> Result<Option<Self>, String> {
-        let now = node.service.arbiter().now().await.map_err(|error| chain(&error))?;
-        let (version, record) = read(node.metadata.as_ref()).await?;
-        let own = node.service.arbiter().writer().to_string();
-        let is_silent = now.saturating_sub(record.touched_ms) > millis(TAKEN_OVER_AFTER);
-        let is_free = record.by.is_empty() || record.by == own || is_silent;
-        let is_due = now.saturating_sub(record.ended_ms) >= millis(every);
-        if !is_free || !is_due {
-            return Ok(None);
-        }
-        let mut turn = Self { node, version, record, touched: Instant::now() };
-        turn.record.by = own;
-        Ok(turn.touch().await?.then_some(turn))
+        let arbiter = node.service.arbiter();
+        let now = arbiter.now().await.map_err(|error| chain(&error))?;
+        let (metadata, own) = (node.metadata.as_ref(), arbiter.writer().to_string());
+        let begun = async {
+            let mut turn = turn::Turn::<Record>::read(metadata, (Table::Modes, NAME), own).await?;
+            let is_due = now.saturating_sub(turn.record.ended_ms) >= millis(every);
+            let is_begun = is_due && turn.is_free(now, TAKEN_OVER_AFTER) && turn.take(now).await?;
+            Ok(is_begun.then_some(Self { node, held: turn, touched: Instant::now() }))
+        };
+        begun.await.map_err(|error: StoreError| chain(&error))
     }
 
     /// Writes the record. Returns false if another master has written it.
     async fn touch(&mut self) -> Result<bool, String> {
-        let arbiter = self.node.service.arbiter();
-        self.record.touched_ms = arbiter.now().await.map_err(|error| chain(&error))?;
+        let now = self.node.service.arbiter().now().await.map_err(|error| chain(&error))?;
         self.touched = Instant::now();
-        let value = Some(Bytes::from(serde_json::to_vec(&self.record).unwrap_or_default()));
-        let written = self.node.metadata.write(Table::Modes, NAME, self.version, value).await;
-        match written.map_err(|error| chain(&error))? {
-            WriteOutcome::Done(version) => {
-                self.version = version;
-                Ok(true)
-            }
-            WriteOutcome::Conflict(_) => {
-                // The answer to an earlier update may have been lost.
-                let (version, record) = read(self.node.metadata.as_ref()).await?;
-                self.version = version;
-                Ok(record.by == self.record.by)
-            }
-        }
+        self.held.take(now).await.map_err(|error| chain(&error))
     }
 
     /// Works until all buckets are done. Returns the number of what has ended, or `None` if another master has
@@ -129,45 +107,47 @@ impl<'a> Turn<'a> {
     async fn run(&mut self) -> Result<Option<u64>, String> {
         let mut ended = 0;
         // A bucket that was left in the middle is finished first.
-        if let Some(address) = self.record.address().filter(|_| self.record.place.is_some()) {
+        if let Some(address) =
+            self.held.record.address().filter(|_| self.held.record.place.is_some())
+        {
             match self.bucket(&address).await? {
                 Some(more) => ended += more,
                 None => return Ok(None),
             }
         }
         loop {
-            let after = self.record.address();
+            let after = self.held.record.address();
             let rows = self.node.service.arbiter().scan_buckets(after.as_ref(), PAGE_MAX).await;
             let rows = rows.map_err(|error| chain(&error))?;
             if rows.is_empty() {
                 break;
             }
             for row in rows {
-                self.record.set_bucket(&row.address);
+                self.held.record.set_bucket(&row.address);
                 // A root that was collected meanwhile was replaced: the bucket is looked at.
                 if !self.node.service.may_end(&row).await.unwrap_or(true) {
-                    self.record.place = None;
+                    self.held.record.place = None;
                     continue;
                 }
                 match self.bucket(&row.address).await? {
                     Some(more) => ended += more,
                     None => return Ok(None),
                 }
-                self.record.place = None;
+                self.held.record.place = None;
             }
         }
         let arbiter = self.node.service.arbiter();
-        self.record.ended_ms = arbiter.now().await.map_err(|error| chain(&error))?;
-        (self.record.by, self.record.bucket, self.record.place) = (String::new(), None, None);
-        self.touch().await?;
+        self.held.record.ended_ms = arbiter.now().await.map_err(|error| chain(&error))?;
+        (self.held.record.bucket, self.held.record.place) = (None, None);
+        self.held.give_back().await.map_err(|error| chain(&error))?;
         Ok(Some(ended))
     }
 
-    /// Works off the rules of a bucket. Returns `None` if another master has taken the work over. A bucket that
+    /// Applies the rules of a bucket. Returns `None` if another master has taken the work over. A bucket that
     /// cannot be read or written is left for the next pass.
     async fn bucket(&mut self, address: &BucketAddress) -> Result<Option<u64>, String> {
         let (mut ended, mut tries) = (0, 0);
-        while let Some(place) = self.record.place.clone() {
+        while let Some(place) = self.held.record.place.clone() {
             if self.touched.elapsed() >= TOUCH_EVERY && !self.touch().await? {
                 return Ok(None);
             }
@@ -176,7 +156,7 @@ impl<'a> Turn<'a> {
                     metrics::counter!("fula_lifecycle_ended_total").increment(page.ended);
                     ended += page.ended;
                     tries = 0;
-                    self.record.place = page.next;
+                    self.held.record.place = page.next;
                 }
                 Err(error) => {
                     tries += 1;
@@ -185,7 +165,7 @@ impl<'a> Turn<'a> {
                         tracing::warn!(
                             bucket,
                             error,
-                            "lifecycle rules of a bucket are not worked off; trying again in the next pass"
+                            "lifecycle rules of a bucket are not applied; trying again in the next pass"
                         );
                         return Ok(Some(ended));
                     }
@@ -200,7 +180,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Works off the rules of all buckets every so often, for as long as the gateway runs; zero turns that off.
+/// Applies the rules of all buckets at an interval, for as long as the gateway runs; zero turns that off.
 pub(crate) async fn tend(node: Arc<Node>, every: Duration) {
     if every.is_zero() {
         return;
@@ -216,10 +196,10 @@ pub(crate) async fn tend(node: Arc<Node>, every: Duration) {
         let is_well = worked.is_ok();
         match worked {
             Ok(Some(0)) => {}
-            Ok(Some(ended)) => tracing::info!(ended, "objects have ended by lifecycle rules"),
-            Ok(None) => tracing::info!("another master works off the lifecycle rules"),
+            Ok(Some(ended)) => tracing::info!(ended, "objects have expired by lifecycle rules"),
+            Ok(None) => tracing::info!("another master applies the lifecycle rules"),
             Err(error) if was_well => {
-                tracing::warn!(error, "lifecycle rules are not worked off; trying again");
+                tracing::warn!(error, "lifecycle rules are not applied; trying again");
             }
             Err(_) => {}
         }

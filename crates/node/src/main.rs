@@ -18,6 +18,7 @@ mod listeners;
 mod node;
 mod output;
 mod pins;
+mod psa;
 mod public;
 mod readiness;
 mod reload;
@@ -25,6 +26,7 @@ mod scrub;
 mod space;
 mod state;
 mod status;
+mod turn;
 mod user;
 
 use std::process::ExitCode;
@@ -47,7 +49,6 @@ const BLOCKING_THREADS: usize = 32;
 const STORAGE_NODE_THREADS: usize = 8;
 
 fn main() -> ExitCode {
-    files::keep_private();
     // Transparent huge pages take a fifth more memory, for a twentieth more speed (docs/adr/0018). Where the
     // system cannot turn them off, they stay on.
     let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
@@ -60,6 +61,9 @@ fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
+    if !cli.command.is_about_files() {
+        files::keep_private();
+    }
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -81,6 +85,16 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::StorageNode(args) => commands::storage_node::run(args).await,
+            Command::Cp(args) => commands::files::copy(args).await,
+            Command::Mv(args) => commands::files::rename(args).await,
+            Command::Sync(args) => commands::files::sync(args).await,
+            Command::Ls(args) => commands::files::ls(args).await,
+            Command::Du(args) => commands::files::du(args).await,
+            Command::Stat(args) => commands::files::stat(args).await,
+            Command::Cat(args) => commands::files::cat(args).await,
+            Command::Put(args) => commands::files::put(args).await,
+            Command::Rm(args) => commands::files::rm(args).await,
+            Command::Vault(args) => Box::pin(commands::vault::run(args)).await,
             Command::Usage(args) => commands::buckets::usage(args).await,
             Command::Clone(args) => commands::buckets::clone(args).await,
             Command::Config(args) => commands::config::run(args).await,
@@ -92,14 +106,16 @@ fn main() -> ExitCode {
             Command::Invite(args) => commands::join::invite(args).await,
             Command::Leave(args) => commands::join::leave(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
-            Command::Secrets(args) => commands::admin::secrets(args),
-            Command::Migrate(args) => commands::admin::migrate(args).await,
+            Command::Secrets(args) => commands::secrets::secrets(args).await,
+            Command::Migrate(args) => commands::secrets::migrate(args).await,
             Command::Export(args) => commands::car::export(args).await,
             Command::Import(args) => commands::car::import(args).await,
             Command::Backup(args) => commands::backup::run(args).await,
             Command::Restore(args) => Box::pin(commands::restore::run(args)).await,
             Command::Verify(args) => commands::verify::run(args).await,
             Command::Pins(args) => commands::pins::run(args).await,
+            Command::Completion(args) => commands::manual::completion(args),
+            Command::Man(args) => commands::manual::man(args),
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
             Command::Status(args) => commands::status::run(args).await,

@@ -2,6 +2,7 @@
 //! damage data: other blocks, another sealing key, or settings that differ from those of the other masters.
 
 mod blocks;
+mod sealing;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -28,11 +29,12 @@ use fula_stores::{
     RecordDirectory, local::system_clock,
 };
 
-use self::storage::NodeKeys;
+use self::{sealing::SEALING_KEY, storage::NodeKeys};
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
     gc::retention::Retention,
+    ingest::MasterLinks,
     state::{Account, Pins, Running},
 };
 
@@ -80,23 +82,30 @@ pub(crate) enum NodeError {
     OfGateway(PathBuf),
     /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
-        "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
+        "{0} holds access keys, and secrets.key, which encrypts them, is missing; copy it back \
          from a backup, or name its file with FULA_SECRETS_KEY_FILE"
     )]
     NoSealingKey(PathBuf),
     /// The arbiter has no record of the sealing key. Wait for the restore, or start a gateway.
     #[error(
-        "the arbiter lacks the record of the key that its secrets are sealed under: its tables are being \
+        "the arbiter lacks the record of the key that encrypts its secrets: its tables are being \
          restored, or no gateway was ever started on it; wait until the restore has ended, or start a \
          gateway, and run the command again"
     )]
     NobodyDecided,
     /// The sealing key differs from that of the other masters. Use theirs.
     #[error(
-        "{0} is not the key that this arbiter's secrets are sealed under; copy the key file of \
+        "no line of {0} is the key that encrypts this arbiter's secrets; put the line back, or copy the key file of \
          another master"
     )]
     OtherKey(PathBuf),
+    /// No line of the key file is the key of the storage node in the data directory. Put the line back.
+    #[error(
+        "no line of {0} is the key of the storage node in this data directory, and it holds blocks: masters know them \
+         under that key, and under another one they would be deleted; put the line back from a copy of the file, or \
+         start with an empty data directory, and send the blocks again"
+    )]
+    OtherNodeKey(PathBuf),
     /// The log of a directory that was used before is gone. Mount or restore it.
     #[error(
         "{0} was used before, and its log is gone: there is a file credentials and no segment in log/; mount or \
@@ -163,12 +172,37 @@ pub(crate) struct Node {
     pub(crate) running: OnceLock<Running>,
     /// What pins buckets; unset unless a gateway runs on this node and has targets.
     pub(crate) pins: OnceLock<Arc<dyn Pins>>,
+    /// The masters of a storage node; unset unless one runs on this node.
+    pub(crate) masters: OnceLock<Arc<MasterLinks>>,
     /// The service with its storage nodes; unset if a command opened the node.
     pub(crate) with_nodes: OnceLock<Service>,
     owns_blocks: bool,
     keys: NodeKeys,
     /// The blocks in packs, where they are not in the data directory.
     packs: Option<Arc<PackedBlocks>>,
+}
+
+/// Opens the block store that is named by a URL. Without a shared arbiter, the directory of packs lies in
+/// `memory`.
+async fn open_packed(
+    backends: &Backends,
+    url: &str,
+    (metadata, memory): (&dyn MetadataStore, &Arc<dyn MetadataStore>),
+    packs: Option<Arc<dyn PackDirectory>>,
+    purpose: Purpose,
+    random: &Random,
+) -> Result<Arc<PackedBlocks>, NodeError> {
+    let credentials = &backends.blocks_credentials;
+    let (objects, name) = blocks::open(url, credentials, metadata, purpose, random).await?;
+    let packs = match packs {
+        Some(packs) => packs,
+        None => Arc::new(RecordDirectory::open(Arc::clone(memory)).await?),
+    };
+    let random = Arc::clone(random);
+    let packed = PackedBlocks::open(objects, &name, packs, Arc::new(move || fresh_id(&random)));
+    let packed = packed.await?;
+    packed.use_scratch(backends.data_dir.clone());
+    Ok(Arc::new(packed))
 }
 
 impl Node {
@@ -184,7 +218,13 @@ impl Node {
         let store = storage::open_store(data_dir, purpose, despite_damage)?;
         storage::check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let (keys_of_node, master_keys) = (NodeKeys::of(&sealing), sealing.master_keys());
+        let master_keys = sealing.master_keys();
+        let key_file = || {
+            let named = backends.secrets_key_file.clone();
+            named.unwrap_or_else(|| files::own_sealing_key(data_dir))
+        };
+        let own = store.metadata.as_ref();
+        let keys_of_node = NodeKeys::of(&sealing, own, purpose, key_file).await?;
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -196,6 +236,9 @@ impl Node {
         }
         let mut is_watched = false;
         let mut packs: Option<Arc<dyn PackDirectory>> = None;
+        if backends.shared.is_none() {
+            sealing::choose(store.metadata.as_ref(), &sealing, key_file).await?;
+        }
         if let Some(shared) = &backends.shared {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
             (roots, metadata, names) = (opened.roots, opened.metadata, opened.names);
@@ -213,18 +256,8 @@ impl Node {
         let owns_blocks = backends.shared.is_none() && backends.blocks_url.is_none();
         let packed = match &backends.blocks_url {
             Some(url) => {
-                let credentials = &backends.blocks_credentials;
-                let (objects, name) =
-                    blocks::open(url, credentials, metadata.as_ref(), purpose, &random).await?;
-                let packs = match packs {
-                    Some(packs) => packs,
-                    None => Arc::new(RecordDirectory::open(Arc::clone(&memory)).await?),
-                };
-                let random = Arc::clone(&random);
-                let fresh_id = Arc::new(move || fresh_id(&random));
-                let packed = PackedBlocks::open(objects, &name, packs, fresh_id).await?;
-                packed.use_scratch(data_dir.clone());
-                Some(Arc::new(packed))
+                let metadata = (metadata.as_ref(), &memory);
+                Some(open_packed(backends, url, metadata, packs, purpose, &random).await?)
             }
             None => None,
         };
@@ -272,6 +305,7 @@ impl Node {
             collections: Account::default(),
             running: OnceLock::new(),
             pins: OnceLock::new(),
+            masters: OnceLock::new(),
             with_nodes: OnceLock::new(),
             owns_blocks,
             packs: packed,
@@ -345,9 +379,6 @@ const CAS: &str = "bucket-root-cas";
 /// Record of the scope in which bucket names are unique, `owner` or `global`.
 const NAMES: &str = "bucket-names";
 
-/// Record of the fingerprint of the sealing key; every arbiter in use has it (ADR 0038).
-const SEALING_KEY: &str = "secrets-key";
-
 /// Record of the name of the block store.
 const BLOCKS: &str = "blocks";
 
@@ -373,7 +404,7 @@ async fn open_shared(
     }
     let fingerprint = sealing.fingerprint();
     match agreed(metadata.as_ref(), SEALING_KEY, purpose, &fingerprint).await? {
-        Some(theirs) if theirs == fingerprint => {}
+        Some(theirs) if sealing.use_line(&theirs) => {}
         Some(_) => {
             let file = backends.secrets_key_file.clone();
             return Err(NodeError::OtherKey(file.unwrap_or_default()));

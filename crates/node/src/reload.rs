@@ -102,7 +102,10 @@ impl Hangups {
                 Ok(()) => tracing::info!("the settings were read again"),
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::error!(error, "the settings cannot be used, so the old ones hold");
+                    tracing::error!(
+                        error,
+                        "the settings cannot be used; the old ones stay in effect"
+                    );
                 }
             }
         }
@@ -129,7 +132,7 @@ impl Hangups {
             _ => {}
         }
         for name in changed(&self.begun_with, &settings) {
-            tracing::warn!("{name} has changed; it counts after a restart only");
+            tracing::warn!("{name} has changed; it takes effect only after a restart");
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! A pass goes through the store from its first position to its last. Its position is a record in the
 //! metadata store, so a pass continues after a restart. Masters that share a block store share the record:
-//! one of them reads, and another one takes over when the record was not updated for [`TAKEN_OVER_AFTER`].
+//! one of them reads ([`turn`]), and another one takes over when the record was not updated for
+//! [`TAKEN_OVER_AFTER`].
 
 use std::{
     sync::Arc,
@@ -11,15 +12,16 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    BlockStore, Cid, MetadataStore, StoreError,
-    block::Position,
-    metadata::{Table, WriteOutcome},
-    root::TimeMs,
+    BlockStore, Cid, MetadataStore, StoreError, block::Position, metadata::Table, root::TimeMs,
 };
 use fula_service::{ServiceError, error::chain};
 use serde::{Deserialize, Serialize};
 
-use crate::{gauges::f64_of, node::Node};
+use crate::{
+    gauges::f64_of,
+    node::Node,
+    turn::{self, Holder, millis},
+};
 
 /// Name of the record.
 const NAME: &str = "scrub";
@@ -67,6 +69,7 @@ pub(crate) struct Pass {
 
 /// The record of the scrub in the metadata store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Progress {
     /// The last pass that ended.
     pub(crate) last: Option<Pass>,
@@ -74,27 +77,63 @@ pub(crate) struct Progress {
     pub(crate) current: Option<Pass>,
     /// The position that is read next.
     position: u64,
-    /// The writer id of the master that reads.
-    reader: String,
-    /// Time of the reader's last update, in milliseconds since 1970 by the arbiter's clock.
-    touched_ms: TimeMs,
+    /// The master that reads, by its writer id.
+    #[serde(flatten, with = "reader")]
+    holder: Holder,
 }
+
+impl turn::Record for Progress {
+    fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    fn holder_mut(&mut self) -> &mut Holder {
+        &mut self.holder
+    }
+}
+
+/// The holder under the name that it has in this record.
+mod reader {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Holder, TimeMs};
+
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Reader {
+        reader: String,
+        touched_ms: TimeMs,
+    }
+
+    pub(super) fn serialize<S: Serializer>(holder: &Holder, to: S) -> Result<S::Ok, S::Error> {
+        let Holder { by, touched_ms } = holder.clone();
+        Reader { reader: by, touched_ms }.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Holder, D::Error> {
+        let Reader { reader, touched_ms } = Reader::deserialize(from)?;
+        Ok(Holder { by: reader, touched_ms })
+    }
+}
+
+type Turn<'a> = turn::Turn<'a, Progress>;
 
 /// Reads the record.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(crate) async fn progress(metadata: &dyn MetadataStore) -> Result<Progress, StoreError> {
-    Ok(read(metadata).await?.1)
+    Ok(turn::parse(metadata.read(Table::Modes, NAME).await?).1)
 }
 
-/// Forgets the damaged blocks that passes have found, after a check found no problem. If a master writes the
-/// record at the same moment, the next check does it.
+/// Forgets the damaged blocks that passes have found, after a check found no problem. The master that reads loses
+/// its turn by this, and goes on with the record as it is then. If a master writes the record at the same moment,
+/// the next check does it.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(crate) async fn forget_damage(metadata: &dyn MetadataStore) -> Result<(), StoreError> {
-    let (version, mut progress) = read(metadata).await?;
+    let (version, mut progress) = turn::parse::<Progress>(metadata.read(Table::Modes, NAME).await?);
     let passes = [&mut progress.last, &mut progress.current];
     let mut has_damage = false;
     for pass in passes.into_iter().flatten() {
@@ -103,23 +142,11 @@ pub(crate) async fn forget_damage(metadata: &dyn MetadataStore) -> Result<(), St
     }
     if has_damage {
         publish(&progress);
-        metadata.write(Table::Modes, NAME, version, Some(encode(&progress))).await?;
+        progress.holder.by.clear();
+        let value = Bytes::from(serde_json::to_vec(&progress).unwrap_or_default());
+        metadata.write(Table::Modes, NAME, version, Some(value)).await?;
     }
     Ok(())
-}
-
-fn encode(progress: &Progress) -> Bytes {
-    Bytes::from(serde_json::to_vec(progress).unwrap_or_default())
-}
-
-async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Progress), StoreError> {
-    let Some(entry) = metadata.read(Table::Modes, NAME).await? else {
-        return Ok((0, Progress::default()));
-    };
-    let wrong =
-        |_| StoreError::Malformed { what: "record of the scrub", why: "its JSON is not known" };
-    let progress = entry.value.map(|value| serde_json::from_slice(&value)).transpose();
-    Ok((entry.version, progress.map_err(wrong)?.unwrap_or_default()))
 }
 
 /// Scrubs for as long as the gateway runs. `period` is the time in which every block is read once; zero turns
@@ -163,20 +190,16 @@ struct Scrub<'a> {
     period: Duration,
 }
 
-fn millis(time: Duration) -> TimeMs {
-    TimeMs::try_from(time.as_millis()).unwrap_or(TimeMs::MAX)
-}
-
 impl Scrub<'_> {
     /// Reads the blocks of one position, if no other master does. Returns the wait before the next step.
     async fn step(&self, now: TimeMs) -> Result<Duration, StoreError> {
-        let (mut version, mut progress) = read(self.metadata).await?;
-        publish(&progress);
-        let is_ours = progress.reader == self.reader;
-        let silent = now.saturating_sub(progress.touched_ms);
-        if progress.current.is_some() && !is_ours && silent < millis(TAKEN_OVER_AFTER) {
+        let at = (Table::Modes, NAME);
+        let mut turn = Turn::read(self.metadata, at, self.reader.clone()).await?;
+        publish(&turn.record);
+        if turn.record.current.is_some() && !turn.is_free(now, TAKEN_OVER_AFTER) {
             return Ok(TOUCH_EVERY);
         }
+        let progress = &mut turn.record;
         if progress.current.is_none() {
             let due = progress.last.as_ref().map_or(0, |last| last.begun_ms + millis(self.period));
             if now < due {
@@ -186,43 +209,44 @@ impl Scrub<'_> {
             progress.current = Some(Pass { begun_ms: now, ..Pass::default() });
         }
         // The record names the reader before any block is read, so that the other masters wait.
-        (progress.reader, progress.touched_ms) = (self.reader.clone(), now);
-        if !self.write(&mut version, &progress).await? {
+        if !turn.take(now).await? {
             return Ok(TOUCH_EVERY);
         }
-        let listed = self.blocks.list(Position(progress.position)).await?;
+        let listed = self.blocks.list(Position(turn.record.position)).await?;
         let cids = listed.blocks.into_iter().map(|(cid, _)| cid);
-        if !self.read_all(cids, &mut version, &mut progress, now).await? {
+        let Some(now) = self.read_all(cids, &mut turn, now).await? else {
             return Ok(TOUCH_EVERY);
-        }
-        match listed.next {
-            Some(Position(next)) => progress.position = next,
-            None => {
-                if let Some(mut pass) = progress.current.take() {
-                    pass.ended_ms = now.max(progress.touched_ms);
-                    let (blocks, damaged) = (pass.blocks, pass.damaged);
-                    tracing::info!(blocks, damaged, "every block of the block store was read");
-                    progress.last = Some(pass);
-                }
+        };
+        let progress = &mut turn.record;
+        if let Some(Position(next)) = listed.next {
+            progress.position = next;
+            publish(progress);
+            turn.take(now).await?;
+        } else {
+            if let Some(mut pass) = progress.current.take() {
+                pass.ended_ms = now;
+                let (blocks, damaged) = (pass.blocks, pass.damaged);
+                tracing::info!(blocks, damaged, "every block of the block store was read");
+                progress.last = Some(pass);
             }
+            publish(progress);
+            turn.give_back().await?;
         }
-        publish(&progress);
-        self.write(&mut version, &progress).await?;
         Ok(Duration::ZERO)
     }
 
-    /// Reads blocks, and records those that are damaged. Returns whether this master is still the reader.
+    /// Reads blocks, and records those that are damaged. Returns the time at the end, or `None` if another master
+    /// is the reader now.
     async fn read_all(
         &self,
         cids: impl Iterator<Item = Cid>,
-        version: &mut u64,
-        progress: &mut Progress,
+        turn: &mut Turn<'_>,
         now: TimeMs,
-    ) -> Result<bool, StoreError> {
-        let rate = self.rate(progress);
+    ) -> Result<Option<TimeMs>, StoreError> {
+        let rate = self.rate(&turn.record);
         let (begun, mut touched, mut read, mut paced) = (Instant::now(), Instant::now(), 0, 0);
         for cid in cids {
-            let pass = progress.current.get_or_insert_default();
+            let pass = turn.record.current.get_or_insert_default();
             match self.blocks.get(&cid).await {
                 Ok(Some(block)) => {
                     let bytes = block.bytes().len() as u64;
@@ -242,14 +266,12 @@ impl Scrub<'_> {
             }
             if touched.elapsed() >= TOUCH_EVERY {
                 touched = Instant::now();
-                progress.touched_ms = now + millis(begun.elapsed());
-                if !self.write(version, progress).await? {
-                    return Ok(false);
+                if !turn.take(now + millis(begun.elapsed())).await? {
+                    return Ok(None);
                 }
             }
         }
-        progress.touched_ms = now + millis(begun.elapsed());
-        Ok(true)
+        Ok(Some(now + millis(begun.elapsed())))
     }
 
     /// Returns the rate in bytes a second. At this rate, a pass over as many bytes as the last one had ends
@@ -257,17 +279,6 @@ impl Scrub<'_> {
     fn rate(&self, progress: &Progress) -> u64 {
         let bytes = progress.last.as_ref().map_or(0, |last| last.bytes);
         (bytes + bytes / 4).checked_div(self.period.as_secs()).unwrap_or_default().max(RATE_MIN)
-    }
-
-    /// Writes the record. Returns false if another master has written it in the meantime.
-    async fn write(&self, version: &mut u64, progress: &Progress) -> Result<bool, StoreError> {
-        match self.metadata.write(Table::Modes, NAME, *version, Some(encode(progress))).await? {
-            WriteOutcome::Done(now) => {
-                *version = now;
-                Ok(true)
-            }
-            WriteOutcome::Conflict(_) => Ok(false),
-        }
     }
 }
 
@@ -363,7 +374,7 @@ mod tests {
         let later = scrub(&blocks, &metadata, "after");
         later.step(2000).await.unwrap();
         assert_eq!(progress(&metadata).await.unwrap().current.unwrap().blocks, 3);
-        let now = 2000 + millis(TAKEN_OVER_AFTER);
+        let now = 2001 + millis(TAKEN_OVER_AFTER);
         for n in 0..2 {
             later.step(now + n).await.unwrap();
         }
@@ -397,6 +408,44 @@ mod tests {
             one.step(1020 + n).await.unwrap();
         }
         assert_eq!(progress(&metadata).await.unwrap().last.unwrap().blocks, 4);
+    }
+
+    #[tokio::test]
+    async fn damage_that_is_forgotten_during_a_step_stays_forgotten() {
+        let (mut blocks, metadata) = (Steps::new(3).await, MemoryMetadata::default());
+        blocks.damaged = Some(blocks.all[0]);
+        let one = scrub(&blocks, &metadata, "one");
+        one.step(1000).await.unwrap();
+        let mut turn = Turn::read(&metadata, (Table::Modes, NAME), "one".to_owned()).await.unwrap();
+        assert!(turn.take(1001).await.unwrap());
+        forget_damage(&metadata).await.unwrap();
+        assert!(!turn.take(1002).await.unwrap(), "what the step knows of damage is not written");
+        for n in 0..2 {
+            one.step(1003 + n).await.unwrap();
+        }
+        let last = progress(&metadata).await.unwrap().last.unwrap();
+        assert_eq!((last.blocks, last.damaged), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn a_pass_that_has_ended_leaves_its_turn_to_all() {
+        let (blocks, metadata) = (Steps::new(1).await, MemoryMetadata::default());
+        scrub(&blocks, &metadata, "one").step(1000).await.unwrap();
+        let record: Turn<'_> =
+            Turn::read(&metadata, (Table::Modes, NAME), "other".to_owned()).await.unwrap();
+        assert!(record.is_free(1001, TAKEN_OVER_AFTER) && record.record.last.is_some());
+    }
+
+    /// Earlier builds take part: the record keeps its form.
+    #[test]
+    fn the_record_has_the_form_that_earlier_builds_read_and_write() {
+        let pass = r#"{"begun_ms":1,"ended_ms":0,"blocks":2,"bytes":3,"damaged":0,"named":[]}"#;
+        let text = format!(
+            r#"{{"last":null,"current":{pass},"position":4,"reader":"one","touched_ms":5}}"#
+        );
+        let read: Progress = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.holder, Holder { by: "one".to_owned(), touched_ms: 5 });
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
     }
 
     #[tokio::test]

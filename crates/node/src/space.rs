@@ -6,7 +6,7 @@ use fula_core::root::TimeMs;
 use fula_service::{Collection, error::chain};
 use serde::Serialize;
 
-use crate::node::Node;
+use crate::{gc::unreadable::why, node::Node};
 
 /// Ratio of pause to work of a survey while requests are in flight.
 const REST: u32 = 8;
@@ -65,7 +65,8 @@ pub(crate) async fn look(node: &Node, retention: Duration) -> Result<Option<Outl
     if !node.owns_blocks() {
         return Ok(None);
     }
-    let found = node.service.survey(retention, &|| REST).await.map_err(|error| chain(&error))?;
+    let found = node.service.survey(retention, &|| REST).await;
+    let found = found.map_err(|error| why(&error))?;
     let mut sizes = Sizes::of(node, Some(&found)).map_err(|error| chain(&error))?;
     let needed = found.live_bytes + found.history_bytes + node.store.row_bytes();
     let collectable_bytes = sizes.live.saturating_sub(needed);

@@ -76,6 +76,11 @@ impl Account {
         self.0.lock().clone()
     }
 
+    /// Forgets that a collection failed.
+    pub(crate) fn forget_failure(&self) {
+        self.0.lock().failure = None;
+    }
+
     /// Records the outcome of a collection.
     pub(crate) fn note(&self, collected: &Result<Collection, String>) {
         let mut ledger = self.0.lock();

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use fula_core::root::TimeMs;
+use fula_ingest::SignerId;
 use fula_service::{Master, Status, error::chain};
 use serde::Serialize;
 
@@ -77,10 +78,11 @@ pub(crate) async fn page(node: &Node) -> Page {
     let gateway = gateway(node);
     let is_scratch = node.backends.is_scratch;
     let unusable = readiness::check(node).await.err();
-    let stopped = (gateway.is_none() && !is_scratch)
-        .then(|| "no gateway runs on this data directory: start `fula gateway`".to_owned());
+    let stopped = if gateway.is_none() && !is_scratch { Some(stopped(node).await) } else { None };
     problems.extend(stopped.iter().chain(&unusable).cloned());
     let not_ready = stopped.or(unusable);
+    problems
+        .extend(node.masters.get().into_iter().flat_map(|links| silent_masters(&links.silent())));
     let masters = masters(node, &mut problems).await;
     problems.extend(missing_masters(&masters, gateway.is_some()));
     if is_scratch && !masters.iter().any(|master| master.is_alive) {
@@ -106,7 +108,7 @@ pub(crate) async fn page(node: &Node) -> Page {
         arbiter: node.backends.arbiter_name(),
         blocks: node.backends.blocks_name().to_owned(),
         masters,
-        buckets: node.roots().can_drop_roots().then(|| {
+        buckets: node.recovery.is_none().then(|| {
             let (live, deleted) = node.store.roots.counts();
             Buckets { live, deleted }
         }),
@@ -115,6 +117,38 @@ pub(crate) async fn page(node: &Node) -> Page {
         collections: (!is_scratch).then_some(collections),
         scrub,
         problems,
+    }
+}
+
+/// Returns the problem that nothing runs on a data directory.
+async fn stopped(node: &Node) -> String {
+    if node.is_of_storage_node().await.unwrap_or(false) {
+        "no storage node runs on this data directory: start `fula storage-node`".to_owned()
+    } else {
+        "no gateway runs on this data directory: start `fula gateway`".to_owned()
+    }
+}
+
+/// Returns a problem of a storage node for each arbiter of which no master answers.
+fn silent_masters(arbiters: &[SignerId]) -> Vec<String> {
+    let text = |id: &SignerId| {
+        format!(
+            "no master with the key {id} answers this storage node, which accepts and serves nothing without them: run \
+             fula doctor, which asks each"
+        )
+    };
+    arbiters.iter().map(text).collect()
+}
+
+/// End of a problem whose cause is that of an earlier one.
+pub(crate) const SAME_CAUSE: &str = ", for the same reason";
+
+/// Adds that something could not be looked at. A cause that is among the problems is not repeated.
+fn note_failure(problems: &mut Vec<String>, what: &str, cause: &str) {
+    if problems.iter().any(|problem| problem.ends_with(cause)) {
+        problems.push(format!("{what}{SAME_CAUSE}"));
+    } else {
+        problems.push(format!("{what}: {cause}"));
     }
 }
 
@@ -133,7 +167,7 @@ async fn scrub(node: &Node, problems: &mut Vec<String>) -> Option<Progress> {
             Some(progress)
         }
         Err(error) => {
-            problems.push(format!("the state of the scrub cannot be read: {}", chain(&error)));
+            note_failure(problems, "the state of the scrub cannot be read", &chain(&error));
             None
         }
     }
@@ -160,14 +194,16 @@ async fn masters(node: &Node, problems: &mut Vec<String>) -> Vec<Master> {
     match recovery.status().await {
         Ok(Status { forks, .. }) => {
             let texts = forks.keys().map(|bucket| {
-                format!("bucket {bucket} is sealed by a fork: look at it with fula roots merge")
+                format!(
+                    "bucket {bucket} is quarantined by a fork: look at it with fula roots merge"
+                )
             });
             problems.extend(texts);
         }
-        Err(error) => problems.push(format!("forks cannot be listed: {}", chain(&error))),
+        Err(error) => note_failure(problems, "forks cannot be listed", &chain(&error)),
     }
     recovery.list_masters().await.unwrap_or_else(|error| {
-        problems.push(format!("masters cannot be listed: {}", chain(&error)));
+        note_failure(problems, "masters cannot be listed", &chain(&error));
         Vec::new()
     })
 }
@@ -253,6 +289,15 @@ mod tests {
         let info = MasterInfo { host: format!("host-{name}"), ..MasterInfo::default() };
         let name = name.to_owned();
         Master { name, info, seen_ms: Some(1), age_ms: Some(0), is_alive, is_self }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let mut problems = vec!["the arbiter does not answer: no answer".to_owned()];
+        note_failure(&mut problems, "forks cannot be listed", "no answer");
+        note_failure(&mut problems, "masters cannot be listed", "a record is damaged");
+        assert_eq!(problems[1], "forks cannot be listed, for the same reason");
+        assert_eq!(problems[2], "masters cannot be listed: a record is damaged");
     }
 
     #[test]

@@ -93,22 +93,24 @@ impl Message {
         Nonce::assume_unique_for_key(nonce)
     }
 
+    /// Seals the chunk that begins at `start` of `out` in its place, and appends its tag.
+    pub(crate) fn seal_chunk(&self, chunk: u64, start: usize, out: &mut Vec<u8>) {
+        let nonce = self.nonce(chunk);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[start..])
+            .expect("a chunk is short");
+        out.extend(tag.as_ref());
+    }
+
     /// Seals a whole message.
+    #[cfg(test)]
     pub(crate) fn seal(&self, salt: &Salt, plaintext: &[u8]) -> Vec<u8> {
-        let len = usize::try_from(sealed_bytes(plaintext.len() as u64)).expect("it is in memory");
-        let mut out = Vec::with_capacity(len);
-        out.extend(salt);
-        out.extend(self.commitment);
-        let chunks = plaintext.len() / CHUNK_BYTES;
-        for at in 0..=chunks {
-            let end = plaintext.len().min((at + 1) * CHUNK_BYTES);
-            let start = out.len();
+        let mut out = [&salt[..], &self.commitment].concat();
+        for at in 0..=plaintext.len() / CHUNK_BYTES {
+            let (start, end) = (out.len(), plaintext.len().min((at + 1) * CHUNK_BYTES));
             out.extend(&plaintext[at * CHUNK_BYTES..end]);
-            let tag = self
-                .key
-                .seal_in_place_separate_tag(self.nonce(at as u64), Aad::empty(), &mut out[start..])
-                .expect("a chunk is short");
-            out.extend(tag.as_ref());
+            self.seal_chunk(at as u64, start, &mut out);
         }
         out
     }

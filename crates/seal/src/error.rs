@@ -56,6 +56,34 @@ pub enum SealError {
         /// The thing.
         what: &'static str,
     },
+    /// It opens with the keys of the vault, and is not what its writer sealed: someone who has the keys replaced it, and
+    /// the server helped. The caller refuses it, and restores a copy.
+    #[error(
+        "{what} was replaced by someone who may only read, with the help of the server: no writer signed it"
+    )]
+    Replaced {
+        /// The thing.
+        what: &'static str,
+    },
+    /// The vault was made by someone else: a server can make one for any public key. The caller refuses it, or
+    /// passes the fingerprint from an invitation.
+    #[error(
+        "the vault is another one than expected, or nothing proves who made it: open it with the fingerprint of \
+         the invitation"
+    )]
+    ForeignVault,
+    /// The server shows a version of a file that was replaced. The caller refuses it, or asks a person.
+    #[error(
+        "{what} is an older version: this client saw change {seen}, and the server shows change {found}"
+    )]
+    Replayed {
+        /// The thing.
+        what: &'static str,
+        /// The highest number of changes seen before.
+        seen: u64,
+        /// The number found now.
+        found: u64,
+    },
     /// The server shows an older state than it showed before. The caller refuses it, or asks a person.
     #[error("{what} went back from {seen} to {found}: the server shows an older state")]
     RolledBack {
@@ -88,6 +116,15 @@ pub enum SealError {
         /// How large it may be.
         max: u64,
     },
+    /// The key may not change the keyring: an admin of the vault does that.
+    #[error("this key is no admin of the vault: an admin changes the keyring")]
+    NotAdmin,
+    /// The change would lock somebody out for good, or is none that a keyring can have.
+    #[error("the keyring cannot be changed so: {why}")]
+    NotAllowed {
+        /// The rule.
+        why: &'static str,
+    },
     /// The wallet signs the same message differently each time, so its signature can be no key.
     #[error("the wallet gave two different signatures for one message: use another kind of slot")]
     UnstableWallet,
@@ -98,8 +135,11 @@ pub enum SealError {
 
 impl SealError {
     /// Returns a function that makes an error of a broken rule of dag-cbor.
-    pub(crate) fn in_cbor(what: &'static str) -> impl Fn(Invalid) -> Self {
-        move |invalid| Self::Malformed { what, why: invalid.0 }
+    pub(crate) fn in_cbor(what: &'static str) -> impl Fn(Invalid) -> Self + Copy {
+        move |invalid| match invalid {
+            Invalid::CUT_OFF => Self::Truncated { what },
+            Invalid(why) => Self::Malformed { what, why },
+        }
     }
 
     /// Checks a limit.

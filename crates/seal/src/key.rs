@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::{Entropy, SealError, draw, text};
 
 /// Most epochs of a vault.
-const EPOCHS_MAX: usize = 4096;
+pub(crate) const EPOCHS_MAX: usize = 4096;
 
 /// Longest path of a file in bytes.
 pub(crate) const PATH_BYTES_MAX: usize = 1024;
@@ -41,7 +41,7 @@ impl fmt::Debug for FileId {
 }
 
 /// The path of a file in a vault: 1 to 1 024 bytes, compared byte by byte. A client that makes one from a file name
-/// normalises it first, the same way on every system.
+/// keeps its bytes; where it compares names, it takes both forms of Unicode for the same one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VaultPath(Vec<u8>);
 
@@ -141,9 +141,66 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Bytes of a [`BodyKey`].
+pub(crate) const BODY_KEY_BYTES: usize = 40;
+
+/// The key of one body, and which body it is: what a link carries. It opens nothing else of its vault.
+#[derive(Clone)]
+pub struct BodyKey {
+    key: Secret,
+    check: [u8; 8],
+}
+
+impl fmt::Debug for BodyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyKey(…)")
+    }
+}
+
+impl BodyKey {
+    fn new(key: Secret, file: FileId) -> Self {
+        let check = check_of(&key, file);
+        Self { key, check }
+    }
+
+    pub(crate) fn to_bytes(&self) -> Zeroizing<[u8; BODY_KEY_BYTES]> {
+        let mut out = Zeroizing::new([0; BODY_KEY_BYTES]);
+        out[..32].copy_from_slice(self.key.expose());
+        out[32..].copy_from_slice(&self.check);
+        out
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; BODY_KEY_BYTES]) -> Self {
+        let (mut key, mut check) = (Zeroizing::new([0; 32]), [0; 8]);
+        key.copy_from_slice(&bytes[..32]);
+        check.copy_from_slice(&bytes[32..]);
+        Self { key: Secret::new(*key), check }
+    }
+
+    /// Returns the keys of segments and of the layout, if the body with this id is the one that the key is for.
+    ///
+    /// # Errors
+    /// [`SealError::Misplaced`]: it is another body.
+    pub(crate) fn of_body(&self, file: FileId) -> Result<(Secret, Secret), SealError> {
+        if check_of(&self.key, file) != self.check {
+            return Err(SealError::Misplaced { what: "the shared file" });
+        }
+        Ok((self.key.derive("segment", &[]), self.key.derive("trailer", &[])))
+    }
+}
+
+/// Returns by what a link tells its body from others.
+fn check_of(key: &Secret, file: FileId) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&key.derive("link", &[&file.0]).expose()[..8]);
+    out
+}
+
 /// The keys of one file.
 #[derive(Debug)]
 pub(crate) struct FileKeys {
+    /// What a link to the body has.
+    pub(crate) body: BodyKey,
     /// Input key of its segments.
     pub(crate) segment: Secret,
     /// Key of the layout in its trailer.
@@ -169,6 +226,17 @@ impl VaultKeys {
     pub fn generate(vault: VaultId, entropy: &mut dyn Entropy) -> Result<Self, SealError> {
         let (names, first) = (Secret::generate(entropy)?, Secret::generate(entropy)?);
         Ok(Self { vault, names, epochs: vec![first] })
+    }
+
+    /// Returns the names key, and the keys of all epochs.
+    pub(crate) fn secrets(&self) -> (&Secret, &[Secret]) {
+        (&self.names, &self.epochs)
+    }
+
+    /// Returns the keys that [`secrets`](Self::secrets) returned. There must be an epoch, and not too many.
+    pub(crate) fn from_secrets(vault: VaultId, names: Secret, epochs: Vec<Secret>) -> Option<Self> {
+        let is_valid = (1..=EPOCHS_MAX).contains(&epochs.len());
+        is_valid.then_some(Self { vault, names, epochs })
     }
 
     /// Begins a new epoch: what is sealed from now on cannot be read with the keys so far.
@@ -213,12 +281,18 @@ impl VaultKeys {
         Ok(self.of_epoch(epoch)?.derive("list", &[]).derive(label, &[object]))
     }
 
+    /// Returns the key of a file, from which all its other keys are derived.
+    pub(crate) fn file_key(&self, epoch: u32, file: FileId) -> Result<Secret, SealError> {
+        Ok(self.of_epoch(epoch)?.derive("fula 2026 file", &[&self.vault.0, &file.0]))
+    }
+
     pub(crate) fn file(&self, epoch: u32, file: FileId) -> Result<FileKeys, SealError> {
-        let key = self.of_epoch(epoch)?.derive("fula 2026 file", &[&self.vault.0, &file.0]);
+        let key = self.file_key(epoch, file)?;
         Ok(FileKeys {
             segment: key.derive("segment", &[]),
             trailer: key.derive("trailer", &[]),
             metadata: self.listing(epoch, "file", &file.0)?,
+            body: BodyKey::new(key, file),
         })
     }
 }

@@ -4,6 +4,8 @@
 //! - [`name`] seals what a listing shows of a file, and signs it.
 //! - [`key`] derives every key, and the S3 keys that objects have.
 //! - [`slot`] wraps the key of a vault for a device, a passphrase, 24 words, a wallet or another person.
+//! - [`share`] is what a link to one file, or to a folder, carries.
+//! - [`keyring`] holds the slots, the keys and the members, and says which change of it may be believed.
 //!
 //! Everything here is a pure function of its arguments. Randomness comes from an [`Entropy`] that the caller
 //! passes; every salt and nonce is drawn from it inside this crate, so no caller can use one twice.
@@ -11,7 +13,16 @@
 //!
 //! Deliberately absent: HTTP, files, clocks, caches (the client), and ciphers of other kinds (one suite).
 //!
-//! Decision: docs/adr/0051. Format: docs/format.md.
+//! Decisions: docs/adr/0051 and 0058. Format: docs/format.md.
+//!
+//! # Examples by task
+//!
+//! | task | example |
+//! |---|---|
+//! | seal a file, open it again | below |
+//! | make a vault, invite a person, open what a server stored | [`keyring`] |
+//! | make an identity from words or a passphrase | [`slot`] |
+//! | keep a vault on a gateway | module `vault` of the crate `fula-client` |
 //!
 //! # Example
 //!
@@ -19,7 +30,8 @@
 //! use fula_seal::{
 //!     Entropy, SealError, VaultPath,
 //!     body::{FileSealer, Layout, Metadata},
-//!     key::{VaultId, VaultKeys},
+//!     key::{Secret, VaultId, VaultKeys},
+//!     signature::SigningKey,
 //! };
 //!
 //! # struct Counter(u64);
@@ -36,8 +48,11 @@
 //! let (segment, mut object) = sealer.seal_segment(0, b"attack at dawn", &mut entropy)?;
 //! let layout = Layout::new(14, vec![segment])?;
 //! let metadata = Metadata::of(VaultPath::new(b"plans/today.txt")?);
-//! let ending = sealer.finish(&layout, &metadata, &mut entropy)?;
-//! object.extend(ending.bytes);
+//! // The name of the object is sealed for `ending.anchor`, and can be sent before the content.
+//! let mut ending = sealer.plan_end(&layout, &metadata, &mut entropy)?;
+//! ending.update(&object);
+//! let device = SigningKey::from_seed(&Secret::new([1; 32]));
+//! object.extend(ending.sign(&device)?);
 //!
 //! let opened = fula_seal::body::open_whole(&keys, &object)?;
 //! assert_eq!(opened.content, b"attack at dawn");
@@ -46,21 +61,28 @@
 //! ```
 
 mod aead;
+mod bech32;
 pub mod body;
 mod cobblestone;
 mod error;
+mod journal;
 pub mod key;
+pub mod keyring;
 pub mod name;
 mod padding;
+pub mod share;
 pub mod signature;
 pub mod slot;
 #[cfg(test)]
 mod testing;
 mod text;
+#[cfg(test)]
+mod vectors;
 
 pub use self::{
     error::SealError,
-    key::{FileId, SealedKey, VaultId, VaultKeys, VaultPath},
+    journal::{JournalHasher, JournalKey},
+    key::{BodyKey, FileId, SealedKey, VaultId, VaultKeys, VaultPath},
     padding::Padding,
 };
 

@@ -6,12 +6,41 @@
 //!
 //! A server can make slots too, for a key of its own: public keys are public. So a client that makes a slot for
 //! an identity at hand has it attest the root key of the vault, and opening checks that.
+//!
+//! # Example
+//!
+//! An identity is the same wherever its words or its passphrase are typed:
+//!
+//! ```
+//! # struct Counter(u64);
+//! # impl fula_seal::Entropy for Counter {
+//! #     fn fill(&mut self, out: &mut [u8]) -> Result<(), fula_seal::SealError> {
+//! #         self.0 += 1;
+//! #         blake3::Hasher::new().update(&self.0.to_be_bytes()).finalize_xof().fill(out);
+//! #         Ok(())
+//! #     }
+//! # }
+//! # let mut entropy = Counter(0);
+//! use fula_seal::slot::{Identity, PassphraseCost};
+//!
+//! let identity = Identity::generate(&mut entropy)?;
+//! let words = identity.to_words(); // 24 words, to be written on paper
+//! assert_eq!(words.split(' ').count(), 24);
+//! assert_eq!(Identity::from_words(&words)?.seed().expose(), identity.seed().expose());
+//!
+//! let cost = PassphraseCost::new(64 * 1024, 3, &mut entropy)?; // 64 MiB, three passes
+//! let typed = Identity::from_passphrase("correct horse", &cost)?;
+//! let again = Identity::from_passphrase("correct horse", &cost)?;
+//! assert_eq!(typed.seed().expose(), again.seed().expose());
+//! # Ok::<(), fula_seal::SealError>(())
+//! ```
 
-mod bech32;
 mod identity;
 mod passphrase;
 mod recipient;
 mod wallet;
+
+use std::fmt;
 
 use fula_core::cbor::{Invalid, Reader, Writer};
 
@@ -28,8 +57,6 @@ use crate::{
     signature::{PublicKey, SIGNATURE_BYTES},
 };
 
-/// Longest label of a slot in bytes.
-const LABEL_BYTES_MAX: usize = 64;
 const PURPOSE: &str = "fula 2026 attestation";
 
 /// Where the seed of a slot comes from.
@@ -47,11 +74,27 @@ pub enum SlotKind {
     Wallet(WalletSalt),
 }
 
+/// The short name of a slot: the first 8 bytes of the BLAKE3 hash of its public key. It selects a slot and proves
+/// nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub [u8; 8]);
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A slot of a keyring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     kind: SlotKind,
-    label: String,
     recipient: Recipient,
     wrapped: Wrapped,
     /// Signature over vault and root key by the key of this slot, from when it was made.
@@ -69,18 +112,15 @@ impl Slot {
     /// Makes a slot for someone else. They check the fingerprint of the vault when they open it first.
     ///
     /// # Errors
-    /// [`SealError::TooLarge`] for a long label, and [`SealError::NoEntropy`].
+    /// [`SealError::NoEntropy`].
     pub fn invite(
         vault: VaultId,
         key: &Secret,
         recipient: &Recipient,
-        label: &str,
         entropy: &mut dyn Entropy,
     ) -> Result<Self, SealError> {
-        SealError::limit("a label (bytes)", label.len(), LABEL_BYTES_MAX)?;
         Ok(Self {
             kind: SlotKind::Recipient,
-            label: label.to_owned(),
             recipient: recipient.clone(),
             wrapped: recipient.wrap(vault, key, entropy)?,
             attestation: None,
@@ -90,17 +130,17 @@ impl Slot {
     /// Makes a slot for an identity at hand, which attests the root key of the vault.
     ///
     /// # Errors
-    /// [`SealError::TooLarge`] for a long label, and [`SealError::NoEntropy`].
+    /// [`SealError::NoEntropy`].
     pub fn enrol(
         vault: (VaultId, PublicKey),
         key: &Secret,
         identity: &Identity,
-        (kind, label): (SlotKind, &str),
+        kind: SlotKind,
         entropy: &mut dyn Entropy,
     ) -> Result<Self, SealError> {
         let (vault, root) = vault;
         let attestation = identity.signing_key().sign(PURPOSE, &[&vault.0, &root.0]);
-        let invited = Self::invite(vault, key, &identity.recipient(), label, entropy)?;
+        let invited = Self::invite(vault, key, &identity.recipient(), entropy)?;
         Ok(Self { kind, attestation: Some(attestation), ..invited })
     }
 
@@ -123,9 +163,11 @@ impl Slot {
         self.kind
     }
 
-    /// Returns the label, which the server sees.
-    pub fn label(&self) -> &str {
-        &self.label
+    /// Returns the short name of the slot.
+    pub fn id(&self) -> SlotId {
+        let mut id = [0; 8];
+        id.copy_from_slice(&blake3::hash(self.recipient.as_bytes()).as_bytes()[..8]);
+        SlotId(id)
     }
 
     /// Returns the public key of the slot.
@@ -144,14 +186,23 @@ impl Slot {
 
     /// Returns whether the identity itself said, when the slot was made, that this is the root key.
     pub fn attests(&self, vault: VaultId, root: PublicKey, identity: &Identity) -> bool {
-        let public = identity.signing_key().public();
+        self.is_attested_by(vault, root, identity.signing_key().public())
+    }
+
+    /// Returns whether the slot belongs to the identity with this key for signatures.
+    pub(crate) fn is_attested_by(
+        &self,
+        vault: VaultId,
+        root: PublicKey,
+        public: PublicKey,
+    ) -> bool {
         let signature = self.attestation.as_ref();
         signature.is_some_and(|signature| public.verifies(PURPOSE, &[&vault.0, &root.0], signature))
     }
 
     /// Writes the slot, as an item of a keyring.
     pub fn encode(&self, out: &mut Writer) {
-        out.array(7);
+        out.array(6);
         match self.kind {
             SlotKind::Device => drop(out.uint(0).null()),
             SlotKind::Passphrase(cost) => cost.encode(out.uint(1)),
@@ -159,7 +210,7 @@ impl Slot {
             SlotKind::Recipient => drop(out.uint(3).null()),
             SlotKind::Wallet(salt) => drop(out.uint(4).bytes(&salt.0)),
         }
-        out.text(&self.label).bytes(self.recipient.as_bytes());
+        out.bytes(self.recipient.as_bytes());
         out.bytes(&self.wrapped.encapsulated).bytes(&self.wrapped.sealed);
         match &self.attestation {
             Some(signature) => out.bytes(signature),
@@ -172,7 +223,7 @@ impl Slot {
     /// # Errors
     /// [`Invalid`] for anything else, and for a passphrase that costs too much to try.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
-        reader.tuple(7)?;
+        reader.tuple(6)?;
         let kind = match reader.uint()? {
             1 => SlotKind::Passphrase(PassphraseCost::decode(reader)?),
             4 => SlotKind::Wallet(WalletSalt(reader.array_of()?)),
@@ -185,16 +236,12 @@ impl Slot {
                 ));
             }
         };
-        let label = reader.text()?;
-        if label.len() > LABEL_BYTES_MAX {
-            return Err(Invalid("a label is too long"));
-        }
         let public: [u8; PUBLIC_KEY_BYTES] = reader.array_of()?;
         let recipient = Recipient::of_bytes(&public);
         let recipient = recipient.ok_or(Invalid("a slot has an invalid public key"))?;
         let wrapped = Wrapped { encapsulated: reader.array_of()?, sealed: reader.array_of()? };
         let attestation = if reader.null() { None } else { Some(reader.array_of()?) };
-        Ok(Self { kind, label: label.to_owned(), recipient, wrapped, attestation })
+        Ok(Self { kind, recipient, wrapped, attestation })
     }
 }
 

@@ -16,6 +16,16 @@ pub(crate) fn base32(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// Reads base32 of exactly `N` bytes, as [`base32`] writes it, in small or in capital letters.
+pub(crate) fn read_base32<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.bytes().map(|byte| {
+        let at = BASE32.iter().position(|digit| *digit == byte.to_ascii_lowercase())?;
+        u8::try_from(at).ok()
+    });
+    let digits: Vec<u8> = digits.collect::<Option<_>>()?;
+    regroup(digits.into_iter(), 5, 8, false)?.try_into().ok()
+}
+
 /// Writes bytes in base64url without padding.
 pub(crate) fn base64url(bytes: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
@@ -67,5 +77,10 @@ mod tests {
     fn base32_matches_rfc_4648() {
         assert_eq!(base32(b"fooba"), "mzxw6ytb");
         assert_eq!(base32(&[0xff; 20]), "7".repeat(32));
+        assert_eq!(read_base32(&"7".repeat(32)), Some([0xff; 20]));
+        assert_eq!(read_base32("MZXW6YTB"), Some(*b"fooba"));
+        for wrong in ["", "mzxw6ytb1", "mzxw6yt!", "mzxw6ytbm"] {
+            assert_eq!(read_base32::<5>(wrong), None, "{wrong}");
+        }
     }
 }

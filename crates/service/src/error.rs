@@ -8,7 +8,7 @@ mod tests;
 
 use std::{error::Error, fmt, sync::Arc};
 
-use fula_core::StoreError;
+use fula_core::{Cid, StoreError};
 
 pub use self::condition::ConditionName;
 
@@ -39,6 +39,9 @@ pub enum ServiceError {
     /// The owner has the largest allowed number of public buckets. Make one private, or raise the limit.
     #[error("the owner has {0} public buckets, and may not have more")]
     TooManyPublicBuckets(u64),
+    /// The owner has the largest allowed number of pins. Remove some, or raise the limit.
+    #[error("the owner has {0} pins, and may not have more; remove some, or raise FULA_PSA_PINS")]
+    TooManyPins(u64),
     /// The bucket would grow beyond this number of bytes. Delete objects, or raise the quota.
     #[error("the bucket may not grow beyond {0} bytes; delete objects, or raise FULA_BUCKET_QUOTA")]
     QuotaExceeded(u64),
@@ -59,12 +62,21 @@ pub enum ServiceError {
     /// The bucket has no policy.
     #[error("the bucket has no policy")]
     NoSuchPolicy,
+    /// The bucket's object ownership lets no access control list count.
+    #[error("the bucket does not allow access control lists")]
+    AclsNotSupported,
+    /// Lists cannot stop counting while that of the bucket lets others in.
+    #[error("the access control list of the bucket lets others in")]
+    BucketAclInUse,
     /// The object does not exist.
     #[error("the object does not exist")]
     NoSuchKey,
     /// The version does not exist.
     #[error("the version does not exist")]
     NoSuchVersion,
+    /// The bucket had this version once, or never. What it was is not retained: read the bucket as a whole.
+    #[error("version {0} of the bucket is not retained; list the bucket again with ?fula-list")]
+    VersionExpired(u64),
     /// The object was deleted, and the newest version is a delete marker; or the version that was named is
     /// one, which has no content.
     #[error("the version is a delete marker")]
@@ -219,7 +231,7 @@ pub enum Outage {
     OwnDisk,
     /// The arbiter went back in time, and the masters have not recovered yet.
     InDoubt,
-    /// The bucket is sealed, because its masters remember states that exclude one another.
+    /// The bucket is quarantined, because its masters remember states that exclude one another.
     Forked,
     /// A block is missing.
     BlockMissing,
@@ -334,6 +346,15 @@ impl ServiceError {
         StoreError::Unavailable { backend, action, source: "no answer in time".into() }.into()
     }
 
+    /// Returns the block that is missing or damaged, if that is the reason.
+    pub fn unreadable_block(&self) -> Option<Cid> {
+        let Self::Damaged(source) = self else { return None };
+        match source.store_error()? {
+            StoreError::Damaged { cid } | StoreError::Missing { cid } => Some(*cid),
+            _ => None,
+        }
+    }
+
     /// Returns the cause that prevents an answer, for errors that have one.
     pub fn outage(&self) -> Option<Outage> {
         match self {
@@ -346,6 +367,18 @@ impl ServiceError {
             _ => None,
         }
     }
+    /// Returns whether the request itself was refused. Otherwise the server cannot answer at present.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Denied
+            | ErrorKind::NotFound
+            | ErrorKind::Precondition
+            | ErrorKind::Conflict
+            | ErrorKind::Invalid => true,
+            ErrorKind::Retry(_) | ErrorKind::Full | ErrorKind::Damaged | ErrorKind::Bug => false,
+        }
+    }
+
     /// Returns the error for a record that is a delete marker.
     pub(crate) fn delete_marker(record: &fula_core::bucket::ObjectRecord, is_named: bool) -> Self {
         Self::DeleteMarker { id: record.version_id(), time_ms: record.time, is_named }
@@ -364,6 +397,7 @@ impl ServiceError {
             | Self::NoSuchPolicy
             | Self::NoSuchKey
             | Self::NoSuchVersion
+            | Self::VersionExpired(_)
             | Self::DeleteMarker { .. }
             | Self::NoSuchUpload
             | Self::InvalidPart(_) => ErrorKind::NotFound,
@@ -372,10 +406,13 @@ impl ServiceError {
             | Self::BucketNameTaken
             | Self::TooManyBuckets(_)
             | Self::TooManyPublicBuckets(_)
+            | Self::TooManyPins(_)
             | Self::BucketNotEmpty
             | Self::NotHeld(_)
             | Self::NewerFormat => ErrorKind::Conflict,
             Self::MalformedPolicy(_)
+            | Self::AclsNotSupported
+            | Self::BucketAclInUse
             | Self::InvalidPartOrder
             | Self::PartTooSmall(_)
             | Self::InvalidRange { .. }

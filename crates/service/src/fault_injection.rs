@@ -30,6 +30,10 @@ pub enum Fault {
     CollectDespiteReads,
     /// The collector deletes blocks that were replaced after it determined which roots are in use.
     CollectJustReplaced,
+    /// The collector takes a root whose block is marked for one whose tree is marked.
+    CollectMarkedRoots,
+    /// The collector leaves the walk of a root that lacks a block with blocks that are marked and not walked.
+    CollectHalfMarked,
     /// Content that a request has streamed, or copies from another bucket, is linked whatever collections
     /// have begun since.
     ContentNeedsNoOrigin,

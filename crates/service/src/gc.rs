@@ -12,6 +12,8 @@
 //!   write in flight at the cut began. The store checks this and deletes in one step with respect to `put`.
 //! - Rows are read after the cut, and roots that were replaced since are marked like current ones. So
 //!   everything that a write links from a root which it holds is reachable from a marked root.
+//! - What is marked has everything below it marked, too, except the root blocks of the history and what is
+//!   missing. So a walk may stop at a marked block, unless it begins there.
 //! - A tree node that cannot be read ends the collection, and nothing is deleted.
 //!
 //! Where masters share blocks, the arbiter's generation tells what other masters have put since a collection
@@ -167,6 +169,7 @@ struct Collector<'a> {
     arbiter: &'a Arbiter,
     blocks: &'a Arc<dyn BlockStore>,
     pin_registry: &'a PinRegistry,
+    faults: FaultInjection,
     /// Epoch of this collection, which its marks carry.
     cut: Epoch,
     /// Blocks that were put in this epoch or later stay.
@@ -235,6 +238,7 @@ impl<'a> Collector<'a> {
             arbiter,
             blocks,
             pin_registry,
+            faults,
             cut,
             put_before: shared.map_or(put_before, |begun| begun.bound),
             since: since.saturating_sub(retention).min(reads_since),
@@ -251,8 +255,20 @@ impl<'a> Collector<'a> {
     }
 
     /// Marks everything that is needed.
+    ///
+    /// Rows come first. The walk of a large bucket takes long, and every root that was made until a row is read
+    /// would have to be walked as well, while all that it adds was put after the cut.
     async fn mark_all(&mut self) -> Result<(), ServiceError> {
-        // Only the root blocks of the history are marked, so the roots that requests read from come first.
+        let mut after = None;
+        loop {
+            let page = self.arbiter.scan_buckets(after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.address.clone());
+            for row in page {
+                self.mark_bucket(row.pointer.root).await?;
+            }
+        }
+        self.kept_for = (Kept::Now, TimeMs::MAX);
         for head in std::mem::take(&mut self.held) {
             self.mark_tree(head.row.pointer.root).await?;
         }
@@ -267,15 +283,6 @@ impl<'a> Collector<'a> {
         for cids in self.pin_registry.kept_blocks().chunks(KEPT_CHUNK) {
             self.mark(cids);
             self.step().await;
-        }
-        let mut after = None;
-        loop {
-            let page = self.arbiter.scan_buckets(after.as_ref(), PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.address.clone());
-            for row in page {
-                self.mark_bucket(row.pointer.root).await?;
-            }
         }
         Ok(())
     }
@@ -320,23 +327,42 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Marks everything that is reachable from a block.
+    /// Marks everything that is reachable from a block. The block itself is read although it may be marked: of
+    /// a root in the history nothing else is.
+    ///
+    /// If blocks are missing, everything that is there is marked all the same before the error: another root
+    /// may need it, and what is marked is not walked again.
     async fn mark_tree(&mut self, root: Cid) -> Result<(), StoreError> {
         self.done.roots += 1;
         let mut stack = self.mark(&[root]);
+        if stack.is_empty()
+            && root.codec() != Codec::Raw
+            && !self.faults.has(Fault::CollectMarkedRoots)
+        {
+            stack.push(root);
+        }
+        let mut missing = Ok(());
         while !stack.is_empty() {
             let next = stack.split_off(stack.len().saturating_sub(READ_AT_ONCE));
             let blocks = Arc::clone(self.blocks);
             let reads = next.iter().map(|cid| require(blocks.as_ref(), cid));
             for block in join_all(reads).await {
-                let block = block?;
+                let block = match block {
+                    Err(lost @ StoreError::Missing { .. })
+                        if !self.faults.has(Fault::CollectHalfMarked) =>
+                    {
+                        missing = missing.and(Err(lost));
+                        continue;
+                    }
+                    read => read?,
+                };
                 let links = fsck::links(&block.cid(), &block)
                     .map_err(|why| StoreError::Malformed { what: "block", why })?;
                 stack.extend(self.mark(&links));
                 self.step().await;
             }
         }
-        Ok(())
+        missing
     }
 
     /// Returns why the blocks of a root that was replaced at a time are kept, and until when.

@@ -2,6 +2,79 @@
 //!
 //! Requests come in as methods of [`Service`]. Reads find the newest root of the bucket and walk its trees.
 //! Every change goes through the commit pipeline in [`commit`].
+//!
+//! | to find | start at |
+//! |---|---|
+//! | what a request does | the method of [`Service`] with the name of the operation, in the module `objects` |
+//! | how changes become one swap | [`commit`] |
+//! | who may do what | [`access`], [`policy`], [`acl`]: one pure function each |
+//! | credentials, sessions, revocations | [`auth`] |
+//! | what happens when the arbiter goes back in time | [`Recovery`], [`RollbackGuard`] |
+//! | what an error means for the caller | [`ServiceError`] and [`ErrorKind`] |
+//! | how large anything may get | [`limits`] |
+//!
+//! # Invariants
+//! - An answer comes from a swap that was won, or from a state that was current after the request arrived.
+//! - Blocks are durable before the pointer that needs them, or together with it.
+//! - A pointer is adopted only if it includes everything that this master remembers.
+//! - Every queue, page, retry and body has a bound in [`limits`].
+//!
+//! # Example
+//!
+//! A gateway in memory. The second write finds an object, and is refused.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use fula_core::{
+//!     BucketName, ObjectKey, WriterId,
+//!     bucket::ChecksumAlgorithm,
+//!     in_memory::{MemoryBlocks, MemoryRoots},
+//!     tree::Nodes,
+//! };
+//! use fula_service::{
+//!     Arbiter, Caller, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, RollbackGuard, Service,
+//!     ServiceError,
+//!     body::BodyFacts,
+//!     condition::{Tags, WriteConditions},
+//!     system_random,
+//! };
+//!
+//! # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+//! let limits = Limits::default();
+//! let nodes = Arc::new(Nodes::new(Arc::new(MemoryBlocks::default()), limits.cache_bytes));
+//! let (roots, guard) = (Arc::new(MemoryRoots::default()), RollbackGuard::new(None, true));
+//! let arbiter = Arbiter::new(nodes, roots, WriterId([1; 16]), &limits, guard);
+//! let service = Service::new(arbiter, limits, system_random(), NamePolicy::PerOwner);
+//!
+//! let alice = Caller::of(Identity::of_user("key:alice"));
+//! let photos = BucketName::parse("photos").expect("the name is valid");
+//! service.create_bucket(&alice, &photos, None).await?;
+//! let write = || PutRequest {
+//!     key: ObjectKey::parse("cat.jpg".to_owned()).expect("the key is valid"),
+//!     facts: ObjectFacts::default(),
+//!     conditions: WriteConditions { if_none_match: Some(Tags::Any), ..Default::default() },
+//!     body: Box::pin(futures::stream::iter([Ok("meow".into())])),
+//!     body_facts: BodyFacts {
+//!         length: Some(4),
+//!         length_max: 1 << 20,
+//!         md5: None,
+//!         keep: ChecksumAlgorithm::Crc64Nvme,
+//!         sent: ChecksumAlgorithm::Crc64Nvme,
+//!         checksum: None,
+//!         trailer: None,
+//!     },
+//! };
+//! assert_eq!(service.put_object(&alice, &photos, write()).await?.size, 4);
+//! let second = service.put_object(&alice, &photos, write()).await;
+//! assert!(matches!(second, Err(ServiceError::PreconditionFailed(_))));
+//! # Ok::<(), ServiceError>(())
+//! # })
+//! # .unwrap();
+//! ```
+//!
+//! # Deliberately absent
+//! HTTP and XML (`fula-gateway`), backends (`fula-stores`), settings and timers (`fula`).
 
 pub mod admin;
 mod arbiter;
@@ -19,10 +92,12 @@ pub mod mapping;
 mod names;
 mod objects;
 mod part;
+pub mod pinning;
 mod pins;
 mod public;
 mod service;
 mod settle;
+mod snapshot;
 mod sse;
 
 pub use self::{
@@ -31,11 +106,11 @@ pub use self::{
         Alarm, Arbiter, Forgotten, Head, KnownState, Master, MasterInfo, Merged, Recovery,
         RecoveryClaim, RollbackGuard, Status,
     },
-    auth::bucket_policy::PublicAccessBlock,
+    auth::public_access::PublicAccessBlock,
     auth::{
         access,
         access::{Grant, Identity},
-        policy,
+        acl, policy,
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
@@ -51,8 +126,8 @@ pub use self::{
     mapping::{LostBlock, MapRequest, Mapping, NodeAway, NodesChecked, StorageNodes},
     names::NamePolicy,
     objects::append::AppendRequest,
-    objects::batch::{BatchAction, BatchChange, BatchResult},
-    objects::bucket::{BucketInfo, BucketPage},
+    objects::batch::{BatchAction, BatchChange, BatchResult, BatchSource, EachResult},
+    objects::bucket::{BucketInfo, BucketPage, FirstSettings},
     objects::list::{ListRequest, Listing, ListingLine},
     objects::multipart::{
         BegunUpload, CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest,
@@ -63,9 +138,14 @@ pub use self::{
     objects::rename::RenameRequest,
     objects::versions::VersionListing,
     objects::{body, condition},
+    pinning::{
+        DagIntake, NameMatch, NewPin, PinAction, PinBlocks, PinPage, PinQuery, PinState, PinStatus,
+        StoredPin, Totals,
+    },
     pins::{Keeper, RequestPins},
     public::{FindError, PublicObject, PublicReads},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
+    snapshot::{ChangesRequest, Snapshot, SnapshotRequest},
     sse::MasterKeys,
 };

@@ -66,8 +66,9 @@ impl NamePolicy {
     }
 
     /// Returns what the creation of a bucket does with its global name.
-    pub(crate) fn at_creation(self) -> GlobalName {
+    pub(crate) fn at_creation(self, is_public: bool) -> GlobalName {
         match self {
+            Self::PerOwner if is_public => GlobalName::ClaimIfFree,
             Self::PerOwner => GlobalName::Keep,
             Self::Global => GlobalName::Require,
         }
@@ -98,7 +99,7 @@ impl NamePolicy {
         blocks: &dyn BlockStore,
         root: &BucketRoot,
     ) -> Result<GlobalName, ServiceError> {
-        if root.deleted.is_some() {
+        if root.deleted.is_some() || root.name.is_hidden() {
             return Ok(GlobalName::Release);
         }
         Ok(self.at_rest(bucket_policy::is_public(blocks, root).await?))
@@ -151,13 +152,18 @@ mod tests {
     #[test]
     fn which_buckets_hold_their_name() {
         use GlobalName::{ClaimIfFree, Keep, Release, Require};
-        // The columns: at creation; with a policy, private and public; at rest, private and public.
+        // The columns: at creation, private and public; with a policy, private and public; at rest, private and public.
         let table = [
-            (NamePolicy::PerOwner, Keep, [Release, ClaimIfFree], [Release, ClaimIfFree]),
-            (NamePolicy::Global, Require, [Keep, Keep], [ClaimIfFree, ClaimIfFree]),
+            (
+                NamePolicy::PerOwner,
+                [Keep, ClaimIfFree],
+                [Release, ClaimIfFree],
+                [Release, ClaimIfFree],
+            ),
+            (NamePolicy::Global, [Require, Require], [Keep, Keep], [ClaimIfFree, ClaimIfFree]),
         ];
         for (names, created, policy, rest) in table {
-            assert_eq!(names.at_creation(), created);
+            assert_eq!([false, true].map(|is_public| names.at_creation(is_public)), created);
             assert_eq!([false, true].map(|is_public| names.at_policy(is_public)), policy);
             assert_eq!([false, true].map(|is_public| names.at_rest(is_public)), rest);
         }

@@ -273,6 +273,12 @@ impl PinRegistry {
         !(state.bodies.is_empty() && state.reads_out.is_empty() && state.writes.is_empty())
     }
 
+    /// Returns whether any request writes.
+    pub(crate) fn is_writing(&self) -> bool {
+        let state = self.state();
+        !(state.bodies.is_empty() && state.writes.is_empty())
+    }
+
     /// Learns a generation of shared blocks, which is their epoch. Call it after the block store has learnt
     /// it: content that begins from now on counts as put under it.
     pub(crate) fn observe_generation(&self, generation: u64) {

@@ -1,13 +1,12 @@
 //! The object store as one gateway sees it: which bucket a request is about, whether it is allowed, and the
 //! way to the commit pipeline.
 
+mod allowed;
+
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use fula_core::{
-    BucketAddress, BucketName, Cid, ObjectKey, OwnerId,
-    bucket::{BucketRoot, TextMap, VersionId},
-};
+use fula_core::{BucketAddress, BucketName, Cid, ObjectKey, OwnerId, bucket::VersionId};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
@@ -16,9 +15,8 @@ pub(crate) use crate::part::Part;
 use crate::{
     arbiter::{Arbiter, Head},
     auth::{
-        access::{self, Action, Holder, Verb},
+        access::{self, Action, Verb},
         bucket_policy::BucketAccess,
-        request::RequestValues,
     },
     budget::MemoryBudget,
     caller::{BucketOwner, Caller, IdempotencyKey},
@@ -152,6 +150,11 @@ impl Service {
     /// Returns whether any write is in flight, or any body on its way.
     pub fn is_busy(&self) -> bool {
         self.arbiter().pins().is_busy()
+    }
+
+    /// Returns whether any write is in flight.
+    pub fn is_writing(&self) -> bool {
+        self.arbiter().pins().is_writing()
     }
 
     /// Returns the memory budget of request and response bodies.
@@ -314,74 +317,6 @@ impl Service {
         };
         let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
         self.state(caller, &row.address, freshness).await
-    }
-
-    /// Decides whether the caller may do `action` to a part of the bucket of `head`.
-    pub(crate) async fn authorize(
-        &self,
-        caller: &Caller,
-        head: &Head,
-        action: Action,
-        part: Part<'_>,
-    ) -> Result<(), ServiceError> {
-        let access = self.access_of(caller, &head.root, action).await?;
-        let (owner, object) = (head.row.address.owner, part.object());
-        let tags = match object {
-            Some((key, version)) if access.needs_tags() => {
-                Box::pin(self.tags_of(caller, head, key, version)).await?
-            }
-            _ => None,
-        };
-        let (time, version) = (self.arbiter().time(), object.and_then(|(_, version)| version));
-        let values = RequestValues { caller, owner, time, version, tags };
-        let holder = Holder { owner, access: &access };
-        let target = part.target(&head.row.address.name);
-        access::authorize(caller.identity.as_ref(), action, target, Some(holder), &values)
-    }
-
-    /// Returns what the settings of a bucket say about who may do what.
-    pub(crate) async fn access_of(
-        &self,
-        caller: &Caller,
-        root: &BucketRoot,
-        action: Action,
-    ) -> Result<Arc<BucketAccess>, ServiceError> {
-        let Some(settings) = root.settings else { return Ok(Arc::clone(&self.no_access)) };
-        if let Some(access) = self.access.get(&settings) {
-            return Ok(access);
-        }
-        // Most requests find it in memory. The future of others is not part of theirs.
-        let read = BucketAccess::of_root(self.arbiter().nodes().blocks().as_ref(), root);
-        let read = Box::pin(read);
-        let access = match Freshness::of(action) {
-            Freshness::MayBeStale => read.await?,
-            Freshness::Newest => self.before_write(caller, "block store", read).await?,
-        };
-        let access = Arc::new(access);
-        self.access.insert(settings, Arc::clone(&access));
-        Ok(access)
-    }
-
-    /// Returns the tags of an object or of a version, if there is one.
-    async fn tags_of(
-        &self,
-        caller: &Caller,
-        head: &Head,
-        key: &ObjectKey,
-        version: Option<VersionId>,
-    ) -> Result<Option<TextMap>, ServiceError> {
-        let read = async {
-            match self.found(head, key, version).await {
-                Ok(record) => self.attached(&record.tags).await.map(Some),
-                Err(
-                    ServiceError::NoSuchKey
-                    | ServiceError::NoSuchVersion
-                    | ServiceError::DeleteMarker { .. },
-                ) => Ok(None),
-                Err(error) => Err(error),
-            }
-        };
-        self.before_write(caller, "block store", read).await
     }
 
     /// Returns the state of the bucket. A read may get an outdated one where that is allowed; a change may

@@ -160,7 +160,7 @@ impl Service {
     fn may_be_unsettled(&self, row: &RootRow) -> bool {
         let holds_too_much = self.names == NamePolicy::PerOwner && row.global_name;
         let lacks = self.names == NamePolicy::Global && !row.global_name;
-        row.deleted.is_none() && (holds_too_much || lacks)
+        row.deleted.is_none() && !row.address.name.is_hidden() && (holds_too_much || lacks)
     }
 
     /// Commits the change that a bucket's name needs. Returns whether there was one.

@@ -3,15 +3,14 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use fula_client::sign::{Signable, Signer, UNSIGNED_PAYLOAD, payload_hash};
 use fula_identity::{eip712::Claims, wallet::WalletKey, wallet_token};
-use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 /// The credentials of a client.
 #[derive(Clone, Debug)]
@@ -158,16 +157,21 @@ pub struct Client {
     address: SocketAddr,
     credentials: Credentials,
     payload: Payload,
-    /// The day, and the signing key that is derived for it.
-    signing: (String, Vec<u8>),
+    /// Signs requests, unless a token is shown.
+    signer: Option<Signer>,
     connection: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
     /// Returns a client that connects with its first request.
     pub fn new(address: SocketAddr, credentials: Credentials) -> Self {
-        let signing = (String::new(), Vec::new());
-        Self { address, credentials, payload: Payload::Unsigned, signing, connection: None }
+        let signer = match &credentials {
+            Credentials::Key { id, secret } => {
+                Some(Signer::new(id, Zeroizing::new(secret.clone()), None, "us-east-1"))
+            }
+            Credentials::Bearer(_) => None,
+        };
+        Self { address, credentials, payload: Payload::Unsigned, signer, connection: None }
     }
 
     /// Sets which part of bodies is signed.
@@ -237,9 +241,9 @@ impl Client {
             _ => self.connect().await?,
         };
         connection.ready().await.map_err(io::Error::other)?;
-        let mut request = match self.credentials.clone() {
-            Credentials::Key { id, secret } => self.sign(call, &id, &secret)?,
-            Credentials::Bearer(token) => show(call, &self.address.to_string(), &token)?,
+        let mut request = match (&self.signer, &self.credentials) {
+            (None, Credentials::Bearer(token)) => show(call, &self.address.to_string(), token)?,
+            _ => self.sign(call)?,
         };
         // hyper leaves the header out for an empty body, but S3 requires it.
         if call.body.is_empty() && [Method::PUT, Method::POST].contains(&call.method) {
@@ -254,11 +258,7 @@ impl Client {
     /// # Errors
     /// An error when the request is malformed.
     pub fn head_of(&self, call: &Call) -> io::Result<String> {
-        let Credentials::Key { id, secret } = &self.credentials else {
-            return Err(io::Error::other("only requests that are signed"));
-        };
-        let mut signer = Self::new(self.address, self.credentials.clone());
-        let request = signer.sign(call, id, secret)?;
+        let request = self.sign(call)?;
         let mut head = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri());
         for (name, value) in request.headers() {
             let value = value.to_str().map_err(io::Error::other)?;
@@ -281,63 +281,36 @@ impl Client {
     }
 
     /// Returns the request with a signature in its headers.
-    fn sign(&mut self, call: &Call, id: &str, secret: &str) -> io::Result<Request<Full<Bytes>>> {
+    fn sign(&self, call: &Call) -> io::Result<Request<Full<Bytes>>> {
+        let unsigned = || io::Error::other("only requests that are signed");
+        let signer = self.signer.as_ref().ok_or_else(unsigned)?;
         #[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
-        let now = OffsetDateTime::from(std::time::SystemTime::now());
-        let (hour, minute, second) = now.to_hms();
-        let (year, month, day) = now.to_calendar_date();
-        let month = u8::from(month);
-        let stamp = format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z");
-        let scope = format!("{}/us-east-1/s3/aws4_request", &stamp[..8]);
+        let time = std::time::SystemTime::now();
         let host = self.address.to_string();
         let payload = match self.payload {
-            Payload::Unsigned => "UNSIGNED-PAYLOAD".to_owned(),
-            Payload::Signed => hex::encode(Sha256::digest(&call.body)),
+            Payload::Unsigned => UNSIGNED_PAYLOAD.to_owned(),
+            Payload::Signed => payload_hash(&call.body),
         };
-        let mut signed: Vec<(String, String)> = vec![
-            ("host".into(), host),
-            ("x-amz-content-sha256".into(), payload.clone()),
-            ("x-amz-date".into(), stamp.clone()),
-        ];
-        signed.extend(call.headers.iter().filter(|(name, _)| name.starts_with("x-amz-")).cloned());
-        signed.sort();
-        let names: Vec<&str> = signed.iter().map(|(name, _)| name.as_str()).collect();
-        let names = names.join(";");
-        let mut lines = String::new();
-        for (name, value) in &signed {
-            lines.extend([name, ":", value, "\n"]);
-        }
         let query: Vec<String> = call
             .query
             .split('&')
             .filter(|pair| !pair.is_empty())
             .map(|pair| if pair.contains('=') { pair.to_owned() } else { format!("{pair}=") })
             .collect();
-        let canonical = format!(
-            "{}\n{}\n{}\n{lines}\n{names}\n{payload}",
-            call.method,
-            call.path,
-            query.join("&")
-        );
-        let digest = hex::encode(Sha256::digest(canonical));
-        let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}");
-        if self.signing.0 != stamp[..8] {
-            let mut key = format!("AWS4{secret}").into_bytes();
-            for part in [&stamp[..8], "us-east-1", "s3", "aws4_request"] {
-                key = mac(&key, part);
-            }
-            self.signing = (stamp[..8].to_owned(), key);
-        }
-        let signature = hex::encode(mac(&self.signing.1, &text));
+        let added = signer.sign(&Signable {
+            method: call.method.as_str(),
+            host: &host,
+            path: &call.path,
+            query: &query.join("&"),
+            headers: &call.headers,
+            payload: &payload,
+            time,
+        });
         let mut request = Request::builder().method(call.method.clone()).uri(call.uri());
-        let unsigned = call.headers.iter().filter(|(name, _)| !name.starts_with("x-amz-"));
-        for (name, value) in signed.iter().chain(unsigned) {
+        request = request.header("host", host);
+        for (name, value) in call.headers.iter().chain(&added) {
             request = request.header(name, value);
         }
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}"
-        );
-        request = request.header("authorization", authorization);
         request.body(Full::new(call.body.clone())).map_err(io::Error::other)
     }
 }
@@ -350,10 +323,4 @@ fn show(call: &Call, host: &str, token: &str) -> io::Result<Request<Full<Bytes>>
     }
     request = request.header("host", host).header("authorization", format!("Bearer {token}"));
     request.body(Full::new(call.body.clone())).map_err(io::Error::other)
-}
-
-fn mac(key: &[u8], text: &str) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key");
-    mac.update(text.as_bytes());
-    mac.finalize().into_bytes().to_vec()
 }

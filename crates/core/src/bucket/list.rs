@@ -54,6 +54,38 @@ pub struct ListPage {
 ///
 /// # Errors
 /// [`StoreError`] of a node read; [`StoreError::Malformed`] for a key that is not UTF-8.
+///
+/// # Example
+///
+/// ```
+/// # use std::sync::Arc;
+/// use fula_core::{
+///     block::Placement,
+///     bucket::{ListQuery, Listed, list_page},
+///     cbor,
+///     in_memory::MemoryBlocks,
+///     tree::{Edits, Nodes, Salt, Tree, edit},
+/// };
+///
+/// # futures::executor::block_on(async {
+/// let nodes = Nodes::new(Arc::new(MemoryBlocks::default()), 1 << 20);
+/// let mut edits = Edits::default();
+/// for key in ["a.txt", "photos/1.jpg", "photos/2.jpg"] {
+///     let mut record = cbor::Writer::default();
+///     record.text(key);
+///     edits.insert(key.into(), Some((0, record.finish())));
+/// }
+/// let objects = edit(&nodes, &Salt([7; 32]), &Tree::default(), &edits).await?;
+/// nodes.blocks().put(&objects.blocks, Placement::Commit).await?;
+///
+/// let query = ListQuery { delimiter: "/", limit: 10, ..ListQuery::default() };
+/// let page = list_page(&nodes, &objects.tree, &query).await?;
+/// let names: Vec<&str> = page.items.iter().map(Listed::name).collect();
+/// assert_eq!(names, ["a.txt", "photos/"]);
+/// # Ok::<(), fula_core::StoreError>(())
+/// # })
+/// # .unwrap();
+/// ```
 pub async fn list_page(
     nodes: &Nodes,
     objects: &Tree,

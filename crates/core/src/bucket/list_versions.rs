@@ -39,28 +39,47 @@ pub struct VersionPage {
     pub truncated: bool,
 }
 
-/// A cursor, and the entry at its position.
+/// A cursor, and the entry at its position with the key of its object.
 struct Peeked<'a> {
     cursor: Cursor<'a>,
-    entry: Option<Entry>,
+    key_of: fn(&Entry) -> Result<String, StoreError>,
+    next: Option<(String, Entry)>,
 }
 
 impl<'a> Peeked<'a> {
-    async fn at(nodes: &'a Nodes, tree: &Tree, key: &[u8]) -> Result<Self, StoreError> {
-        let mut peeked = Self { cursor: Cursor::new(nodes, tree), entry: None };
-        peeked.seek(key).await?;
+    async fn at(
+        nodes: &'a Nodes,
+        tree: &Tree,
+        from: &[u8],
+        key_of: fn(&Entry) -> Result<String, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let mut peeked = Self { cursor: Cursor::new(nodes, tree), key_of, next: None };
+        peeked.seek(from).await?;
         Ok(peeked)
     }
 
-    async fn seek(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        self.cursor.seek(key).await?;
-        self.entry = self.cursor.next().await?;
-        Ok(())
+    async fn seek(&mut self, from: &[u8]) -> Result<(), StoreError> {
+        self.cursor.seek(from).await?;
+        self.take().await.map(drop)
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.next.as_ref().map(|(key, _)| key.as_str())
+    }
+
+    /// Returns the entry at the position, and goes on to the next one.
+    async fn take(&mut self) -> Result<Option<(String, Entry)>, StoreError> {
+        let next = match self.cursor.next().await? {
+            Some(entry) => Some(((self.key_of)(&entry)?, entry)),
+            None => None,
+        };
+        Ok(std::mem::replace(&mut self.next, next))
     }
 }
 
-fn object_key(entry: &Entry) -> Result<&str, StoreError> {
+fn object_key(entry: &Entry) -> Result<String, StoreError> {
     std::str::from_utf8(&entry.key)
+        .map(str::to_owned)
         .map_err(|_| StoreError::Malformed { what: "object key", why: "not UTF-8" })
 }
 
@@ -118,15 +137,12 @@ pub async fn list_versions(
     let Some(start) = start(query, after_version).filter(|_| query.limit > 0) else {
         return Ok(page);
     };
-    let mut current = Peeked::at(nodes, objects, &start.objects).await?;
-    let mut older = Peeked::at(nodes, versions, &start.versions).await?;
-    let mut begun = start.begun;
+    let mut current = Peeked::at(nodes, objects, &start.objects, object_key).await?;
+    let mut older = Peeked::at(nodes, versions, &start.versions, version_key).await?;
     loop {
-        let object = current.entry.as_ref().map(object_key).transpose()?;
-        let version = older.entry.as_ref().map(version_key).transpose()?;
-        let (is_object, key) = match (object, version) {
-            (Some(object), Some(version)) if version.as_str() < object => (false, version),
-            (Some(object), _) => (true, object.to_owned()),
+        let (is_object, key) = match (current.key(), older.key()) {
+            (Some(object), Some(version)) if version < object => (false, version),
+            (Some(object), _) => (true, object),
             (None, Some(version)) => (false, version),
             (None, None) => return Ok(page),
         };
@@ -145,11 +161,14 @@ pub async fn list_versions(
             continue;
         }
         let side = if is_object { &mut current } else { &mut older };
-        let next = side.cursor.next().await?;
-        let Some(entry) = std::mem::replace(&mut side.entry, next) else { return Ok(page) };
+        let Some((key, entry)) = side.take().await? else { return Ok(page) };
         let record = Box::new(ObjectRecord::decode(&entry.value, entry.weight)?);
-        let is_latest = begun.as_deref() != Some(key.as_str());
-        begun = Some(key.clone());
+        // The versions of a key follow each other, from the newest.
+        let is_latest = match page.items.last() {
+            Some(ListedVersion::Version { key: before, .. }) => *before != key,
+            Some(ListedVersion::Prefix(_)) => true,
+            None => start.begun.as_ref() != Some(&key),
+        };
         page.items.push(ListedVersion::Version { key, record, is_latest });
     }
 }

@@ -184,7 +184,8 @@ impl BucketRoot {
             return Err(Invalid("not a root of a known format"));
         }
         let owner = OwnerId(reader.array_of()?);
-        let name = BucketName::parse(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
+        let name =
+            BucketName::parse_stored(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
         let id = BucketId(reader.array_of()?);
         let version = reader.uint()?;
         let parent = if reader.null() {

@@ -74,15 +74,15 @@ impl<'a> Reader<'a> {
     fn take(&mut self, len: u64) -> Result<Range<usize>, Invalid> {
         let left = (self.all.len() - self.at) as u64;
         if len > left {
-            return Err(Invalid("value is cut off"));
+            return Err(Invalid::CUT_OFF);
         }
         let start = self.at;
-        self.at += usize::try_from(len).map_err(|_| Invalid("value is cut off"))?;
+        self.at += usize::try_from(len).map_err(|_| Invalid::CUT_OFF)?;
         Ok(start..self.at)
     }
 
     fn head(&mut self) -> Result<(u8, u64), Invalid> {
-        let first = *self.all.get(self.at).ok_or(Invalid("value is cut off"))?;
+        let first = *self.all.get(self.at).ok_or(Invalid::CUT_OFF)?;
         self.at += 1;
         let (major, info) = (first >> 5, first & 31);
         let (value, least) = match info {
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     fn next<const N: usize>(&mut self) -> Result<[u8; N], Invalid> {
-        let next = self.all[self.at..].first_chunk().ok_or(Invalid("value is cut off"))?;
+        let next = self.all[self.at..].first_chunk().ok_or(Invalid::CUT_OFF)?;
         self.at += N;
         Ok(*next)
     }
@@ -213,10 +213,8 @@ impl<'a> Reader<'a> {
         let len = self.expect(major, what)?;
         let left = (self.all.len() - self.at) as u64;
         match len.checked_mul(least) {
-            Some(bytes) if bytes <= left => {
-                usize::try_from(len).map_err(|_| Invalid("value is cut off"))
-            }
-            _ => Err(Invalid("value is cut off")),
+            Some(bytes) if bytes <= left => usize::try_from(len).map_err(|_| Invalid::CUT_OFF),
+            _ => Err(Invalid::CUT_OFF),
         }
     }
 
@@ -225,6 +223,20 @@ impl<'a> Reader<'a> {
         let next = self.all.get(self.at) == Some(&NULL);
         self.at += usize::from(next);
         next
+    }
+
+    /// Reads a boolean.
+    ///
+    /// # Errors
+    /// [`Invalid`] for anything else.
+    pub fn boolean(&mut self) -> Result<bool, Invalid> {
+        let value = match self.all.get(self.at) {
+            Some(0xf4) => false,
+            Some(0xf5) => true,
+            _ => return Err(Invalid("expected true or false")),
+        };
+        self.at += 1;
+        Ok(value)
     }
 
     /// Reads a link.

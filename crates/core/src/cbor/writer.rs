@@ -89,6 +89,12 @@ impl Writer {
         self
     }
 
+    /// Writes a boolean.
+    pub fn boolean(&mut self, value: bool) -> &mut Self {
+        self.out.push(if value { 0xf5 } else { 0xf4 });
+        self
+    }
+
     /// Writes null.
     pub fn null(&mut self) -> &mut Self {
         self.out.push(NULL);

@@ -40,16 +40,17 @@ pub struct FileNode {
 }
 
 impl FileNode {
-    /// Returns the length of the content below this node in bytes.
+    /// Returns the length of the content below this node in bytes. It saturates, and a node that is so long cannot
+    /// be decoded: [`FileNode::from_block`] refuses sizes that do not add up.
     pub fn size(&self) -> u64 {
-        self.links.iter().map(|link| link.size).sum()
+        self.links.iter().map(|link| link.size).fold(0, u64::saturating_add)
     }
 
     /// Encodes the node. Returns its block, and the link that a parent holds to it.
     pub fn to_block(&self) -> (Block, FileLink) {
         let out = self.encode();
-        let below: u64 = self.links.iter().map(|link| link.dag_bytes).sum();
-        let dag_bytes = below + out.len() as u64;
+        let below = self.links.iter().map(|link| link.dag_bytes).fold(0, u64::saturating_add);
+        let dag_bytes = below.saturating_add(out.len() as u64);
         let block = Block::new(Codec::DagPb, out);
         let link = FileLink { cid: block.cid(), size: self.size(), dag_bytes };
         (block, link)
@@ -230,6 +231,20 @@ mod tests {
         assert!(read(&named).is_err());
         let node = FileNode { links: vec![FileLink { dag_bytes: u64::MAX, ..link }] };
         assert!(read(&node.encode()).is_err());
+    }
+
+    #[test]
+    fn sizes_that_are_too_large_to_add_do_not_wrap() {
+        let link = |byte, size| FileLink {
+            cid: Cid::of(Codec::Raw, &[byte]),
+            size,
+            dag_bytes: u64::MAX - 1,
+        };
+        let node = FileNode { links: vec![link(1, u64::MAX - 1), link(2, 5)] };
+        assert_eq!(node.size(), u64::MAX);
+        let (block, link) = node.to_block();
+        assert_eq!((link.size, link.dag_bytes), (u64::MAX, u64::MAX));
+        assert!(FileNode::from_block(&block).is_err());
     }
 
     proptest! {

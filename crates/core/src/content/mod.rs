@@ -9,6 +9,42 @@
 //! # Invariants
 //! - No function holds more than a few blocks of content at a time.
 //! - A reader checks the length of every leaf against its parent.
+//!
+//! # Example
+//!
+//! It stores a file of three leaves, and reads a range of it.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use bytes::Bytes;
+//! use fula_core::{
+//!     Block, BlockStore, Codec,
+//!     block::Placement,
+//!     content::{DagBuilder, FileLink, stream},
+//!     in_memory::MemoryBlocks,
+//! };
+//! use futures::TryStreamExt;
+//!
+//! # futures::executor::block_on(async {
+//! let blocks = Arc::new(MemoryBlocks::default());
+//! let mut builder = DagBuilder::default();
+//! for text in ["one ", "two ", "three"] {
+//!     let leaf = Block::new(Codec::Raw, text);
+//!     let size = text.len() as u64;
+//!     let nodes = builder.push(FileLink { cid: leaf.cid(), size, dag_bytes: size });
+//!     blocks.put(&[leaf], Placement::Bulk).await?;
+//!     blocks.put(&nodes, Placement::Bulk).await?;
+//! }
+//! let (root, nodes) = builder.finish().expect("there are leaves");
+//! blocks.put(&nodes, Placement::Bulk).await?;
+//!
+//! let range = stream(blocks.clone(), root.cid, root.size, 4..10);
+//! let parts: Vec<Bytes> = range.try_collect().await?;
+//! assert_eq!(parts.concat(), b"two th");
+//! # Ok::<(), fula_core::StoreError>(())
+//! # })
+//! # .unwrap();
+//! ```
 
 mod build;
 mod dag_pb;
@@ -18,7 +54,7 @@ mod read;
 pub use self::{
     build::{DagBuilder, join},
     dag_pb::{FileLink, FileNode},
-    read::{dag_bytes, stream},
+    read::{Leaves, dag_bytes, stream, stream_leaves},
 };
 use crate::block::BLOCK_BYTES_MAX;
 

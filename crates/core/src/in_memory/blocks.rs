@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
@@ -20,6 +21,15 @@ struct Held {
     epoch: Epoch,
     marked: Epoch,
     position: u64,
+    damage: Option<Damage>,
+}
+
+/// What a disk returns in place of a block.
+#[derive(Debug)]
+struct Damage {
+    bytes: Bytes,
+    /// Whether every read returns them, or only those that do not verify.
+    lasts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +80,7 @@ impl MemoryBlocks {
                 epoch,
                 marked: Epoch::default(),
                 position,
+                damage: None,
             });
             held.epoch = held.epoch.max(epoch);
             last = last.max(held.position);
@@ -100,6 +111,14 @@ impl MemoryBlocks {
         self.state.lock().held.remove(cid).is_some()
     }
 
+    /// Damages a block: unverified reads return `bytes`. Other reads find the damage if it lasts; if it does not,
+    /// as with a fault on the way from the disk, they return the right block.
+    pub fn damage(&self, cid: &Cid, bytes: Bytes, lasts: bool) {
+        if let Some(held) = self.state.lock().held.get_mut(cid) {
+            held.damage = Some(Damage { bytes, lasts });
+        }
+    }
+
     /// Returns whether no block is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -120,7 +139,20 @@ impl BlockStore for MemoryBlocks {
     }
 
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        Ok(self.state.lock().held.get(cid).map(|held| held.block.clone()))
+        match self.state.lock().held.get(cid) {
+            Some(held) if held.damage.as_ref().is_some_and(|damage| damage.lasts) => {
+                Err(StoreError::Damaged { cid: *cid })
+            }
+            held => Ok(held.map(|held| held.block.clone())),
+        }
+    }
+
+    async fn get_unverified(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+        let stored = |held: &Held| match &held.damage {
+            Some(damage) => damage.bytes.clone(),
+            None => held.block.bytes().clone(),
+        };
+        Ok(self.state.lock().held.get(cid).map(stored))
     }
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {

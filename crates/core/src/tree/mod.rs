@@ -12,6 +12,48 @@
 //!   height for any keys.
 //! - An edit reads and writes O(log n) nodes per changed key.
 //!
+//! # Example
+//!
+//! It makes two versions of a tree, compares them, and reads the newer one from a key on.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use fula_core::{
+//!     block::Placement,
+//!     cbor,
+//!     in_memory::MemoryBlocks,
+//!     tree::{Change, Cursor, Edits, Nodes, Salt, Tree, diff, edit},
+//! };
+//!
+//! # futures::executor::block_on(async {
+//! let nodes = Nodes::new(Arc::new(MemoryBlocks::default()), 1 << 20);
+//! let salt = Salt([7; 32]);
+//! let record = |text: &str| {
+//!     let mut out = cbor::Writer::default();
+//!     out.text(text);
+//!     Some((text.len() as u64, out.finish()))
+//! };
+//!
+//! let first = Edits::from([("a".into(), record("1")), ("b".into(), record("2"))]);
+//! let old = edit(&nodes, &salt, &Tree::default(), &first).await?;
+//! nodes.blocks().put(&old.blocks, Placement::Commit).await?;
+//!
+//! let second = Edits::from([("b".into(), None), ("c".into(), record("3"))]);
+//! let new = edit(&nodes, &salt, &old.tree, &second).await?;
+//! nodes.blocks().put(&new.blocks, Placement::Commit).await?;
+//!
+//! let changes = diff(&nodes, &old.tree, &new.tree).await?;
+//! let [Change::Removed(removed), Change::Added(added)] = &changes[..] else { panic!() };
+//! assert_eq!((&removed.key[..], &added.key[..]), (&b"b"[..], &b"c"[..]));
+//!
+//! let mut cursor = Cursor::new(&nodes, &new.tree);
+//! cursor.seek(b"b").await?;
+//! assert_eq!(cursor.next().await?, Some(added.clone()));
+//! # Ok::<(), fula_core::StoreError>(())
+//! # })
+//! # .unwrap();
+//! ```
+//!
 //! # Deliberately absent
 //! What records mean ([`crate::bucket`]), and deleting unreachable nodes (a collector does that).
 
@@ -41,7 +83,7 @@ use quick_cache::{
 pub use self::{
     boundary::Salt,
     cursor::Cursor,
-    diff::{Change, diff},
+    diff::{Change, DiffPage, diff, diff_page},
     edit::{Edited, Edits, edit},
     node::{Entry, Node},
 };

@@ -15,10 +15,10 @@ use s3s::{Body, S3Error, S3Result, s3_error};
 pub(crate) use self::parts::Form;
 use self::policy::Policy;
 use crate::{
-    error::{escape, with_argument},
+    error::with_argument,
     request_body::Lent,
     signature::FormSignature,
-    xml::printable,
+    xml::{escape, printable},
 };
 
 /// Returns whether a request is a form.
@@ -219,7 +219,7 @@ impl Upload {
                  <Bucket>{}</Bucket><Key>{}</Key><ETag>{}</ETag></PostResponse>",
                 escape(location),
                 escape(bucket),
-                escape(&printable(key)),
+                escape(key),
                 escape(&etag),
             ));
         }

@@ -5,8 +5,9 @@ use fula_service::Seen;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
-    error::{CONDITION_HEADER, DETAIL_HEADER, escape},
-    request::AnswerStatus,
+    error::{CONDITION_HEADER, DETAIL_HEADER},
+    request::{AnswerBody, AnswerStatus},
+    xml::escape,
 };
 
 /// Header with the bucket version that an answer holds at.
@@ -24,6 +25,13 @@ pub(super) fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
     headers.insert(VERSION, HeaderValue::from(version));
     if seen.is_stale() {
         headers.insert(STALE, HeaderValue::from(version));
+    }
+}
+
+/// Sets the body of an answer that was not written by `s3s`. It is set before the memory of the body is counted.
+pub(super) fn set_body(response: &mut Response<s3s::Body>) {
+    if let Some(AnswerBody(body)) = response.extensions_mut().remove() {
+        *response.body_mut() = s3s::Body::from(body);
     }
 }
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use fula_core::{Cid, Codec};
 use fula_identity::{Grant, Identity};
 use fula_ingest::{
-    PublicKey, SignerId, SigningKey, Ticket, node::ASKED_MAX, peer, ticket::LIFE_MS,
+    InvalidDocument, PublicKey, SignerId, SigningKey, Ticket, node::ASKED_MAX, peer,
+    ticket::LIFE_MS,
 };
 use fula_service::{
     PublicReads, Service,
@@ -189,14 +190,14 @@ impl MasterIngest {
         let (credential, credential_issued, ends) = check.for_ticket();
         let issued = self.now_ms();
         let ends = ends.map_or(u64::MAX, |ends| ends.saturating_mul(1000));
-        let ticket = |node: &NodeAddress| Ticket {
+        let ticket = |node: SignerId| Ticket {
             master: self.0.key.id(),
             owner: identity.owner,
             id: self.0.service.draw(),
             bytes_max: TICKET_BYTES,
             issued,
             expires: issued.saturating_add(LIFE_MS).min(ends),
-            node: node.key.id(),
+            node,
             credential,
             credential_issued,
             may_ask: identity.grant.allows(Verb::Read, Target::Account),
@@ -208,8 +209,13 @@ impl MasterIngest {
                 "url": node.url,
                 "node": node.key.id().to_string(),
                 "key": node.key.to_string(),
-                "ticket": ticket(node).sign(&self.0.key),
+                "ticket": ticket(node.key.id()).sign(&self.0.key),
             })
+        });
+        // Where no node answers, blocks may go to this gateway.
+        let own = self.0.own.as_ref().map(|own| {
+            let node = own.node_id();
+            serde_json::json!({"node": node.to_string(), "ticket": ticket(node).sign(&self.0.key)})
         });
         let listed: Vec<serde_json::Value> = listed.collect();
         let answer = serde_json::json!({
@@ -217,6 +223,7 @@ impl MasterIngest {
             "maxBytes": TICKET_BYTES,
             "expires": issued.saturating_add(LIFE_MS).min(ends),
             "nodes": listed,
+            "own": own,
         });
         let mut response = json(StatusCode::OK, &answer);
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -238,7 +245,7 @@ impl MasterIngest {
             let keys = self.0.nodes.iter().map(|node| node.key);
             keys.into_iter().find(|key| key.id() == id)
         };
-        let refused = |error| forbidden(&format!("the signature is not accepted: {error}"));
+        let refused = |error| forbidden(&why_refused(&error));
         let (here, now) = (self.0.key.id(), self.now_ms());
         let sender = peer::Line::of("POST", &path).verify(&signature, key_of, here, now);
         let sender = sender.map_err(refused)?;
@@ -330,6 +337,22 @@ impl MasterIngest {
         serde_json::to_vec(&all)
             .map(Bytes::from)
             .map_err(|_| Refused::busy("the revocations cannot be written"))
+    }
+}
+
+/// Returns why the signature of a storage node is not accepted, and what its operator can do.
+fn why_refused(error: &InvalidDocument) -> String {
+    match error {
+        InvalidDocument::NotForHere => {
+            "FULA_STORAGE_NODES of this master names no node with this key, or \
+             FULA_MASTERS of the node names another key than that of this master"
+                .to_owned()
+        }
+        InvalidDocument::Time => {
+            "the clocks of the node and of this master differ: correct the one that is wrong"
+                .to_owned()
+        }
+        _ => format!("the signature is not accepted: {error}"),
     }
 }
 

@@ -11,11 +11,14 @@ mod lists;
 mod master;
 mod trust;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use fula_core::OwnerId;
 use fula_identity::TokenError;
-use fula_ingest::{InvalidDocument, StorageNode, Ticket, peer, ticket};
+use fula_ingest::{InvalidDocument, SignerId, StorageNode, Ticket, peer, ticket};
 use fula_service::{
     Identity,
     auth::{
@@ -43,6 +46,7 @@ use crate::{
     auth::AuthLayer,
     credential::bearer_of,
     limit::{RateLimits, Rates},
+    psa::{self, PinningRoutes},
     request::{Operation, Peer, query_value},
     request_body::{self, MinimumPace},
     request_log::{self, Line},
@@ -63,7 +67,7 @@ const TURN: Duration = Duration::from_secs(10);
 pub struct IngestConfig {
     /// Largest number of requests with bodies that are handled at a time.
     pub uploads: usize,
-    /// Whether a proxy in front ends TLS.
+    /// Whether a proxy in front terminates TLS.
     pub tls_terminated: bool,
     /// Rate limits of one user and of one address.
     pub rates: Rates,
@@ -106,6 +110,8 @@ struct Inner {
     /// Memory that no body holds, in KiB.
     memory: Arc<Semaphore>,
     limits: WireLimits,
+    /// The Pinning Service API; unset unless the node serves it.
+    pinning: OnceLock<PinningRoutes>,
 }
 
 /// One of the uploads that run at a time, and the memory of its body.
@@ -137,6 +143,11 @@ struct Client {
 }
 
 impl IngestRoutes {
+    /// Returns the id of the node.
+    pub(crate) fn node_id(&self) -> SignerId {
+        self.0.node.id()
+    }
+
     /// Serves `node`. Tokens are checked by `authenticator`, tickets and masters by `trust`.
     pub fn new(
         node: StorageNode,
@@ -155,7 +166,13 @@ impl IngestRoutes {
             uploads: Arc::new(Semaphore::new(config.uploads)),
             memory: Arc::new(Semaphore::new(MEMORY_KIB)),
             limits: config.limits,
+            pinning: OnceLock::new(),
         }))
+    }
+
+    /// Serves the Pinning Service API, too, from now on.
+    pub fn serve_pins(&self, pinning: PinningRoutes) {
+        self.0.pinning.get_or_init(|| pinning);
     }
 
     /// Answers one request that comes straight from a connection.
@@ -213,6 +230,11 @@ impl IngestRoutes {
             return refused(Refused::busy("your address sends too many requests"));
         }
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        if let (Some(pinning), Some(path)) =
+            (self.0.pinning.get(), path.strip_prefix(psa::ON_NODES))
+        {
+            return self.answer_about_pins(pinning, path, request).await;
+        }
         let answered: Answer = match (&method, path.as_str()) {
             (&Method::PUT | &Method::POST, "/v0/block") => {
                 name("IngestPutBlock");
@@ -250,6 +272,21 @@ impl IngestRoutes {
             _ => Err(Refused::new(StatusCode::NOT_FOUND, "there is no such route")),
         };
         answered.unwrap_or_else(refused)
+    }
+
+    async fn answer_about_pins(
+        &self,
+        pinning: &PinningRoutes,
+        path: &str,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        if let Some(id) = self.0.trust.silent() {
+            // A revocation could be missing.
+            let text = format!("no master with the key {id} has answered for too long");
+            return psa::busy(&text);
+        }
+        let operation = request.extensions().get::<Arc<Operation>>().cloned().unwrap_or_default();
+        pinning.serve(path, &self.0.auth, request, &operation).await
     }
 
     /// Waits for one of the uploads that run at a time, and for memory for a body.

@@ -238,6 +238,11 @@ pub const ALL: &[Metric] = &[
         "collections",
         "Collections that failed; nothing was deleted.",
     ),
+    gauge(
+        "fula_gc_unreadable_blocks",
+        "blocks",
+        "Blocks that stopped the last collection because they cannot be read.",
+    ),
     histogram("fula_gc_seconds", "seconds", "Time of a collection, with its pauses."),
     gauge("fula_gc_marked_blocks", "blocks", "Blocks in use at the last collection."),
     counter("fula_scrub_blocks_total", "blocks", "Blocks that the scrub has read."),
@@ -263,7 +268,7 @@ pub const ALL: &[Metric] = &[
     counter(
         "fula_lifecycle_ended_total",
         "objects",
-        "Objects, versions, markers and uploads that this master ended by lifecycle rules.",
+        "Objects, versions, markers and uploads that this master expired by lifecycle rules.",
     ),
     // Public objects by CID.
     gauge("fula_public_objects", "objects", "Public objects that can be read by CID."),
@@ -332,4 +337,18 @@ pub const ALL: &[Metric] = &[
         TARGETS,
         counter("fula_pins_sent_bytes_total", "bytes", "Bytes that were sent to the target."),
     ),
+    gauge(
+        "fula_psa_waiting",
+        "pins",
+        "Pins of users that wait to be fetched, or are being fetched, on all masters.",
+    ),
+    by(
+        &[&[("outcome", "pinned")], &[("outcome", "retried")], &[("outcome", "failed")]],
+        counter(
+            "fula_psa_fetches_total",
+            "pins",
+            "Attempts of this process to fetch a pin of a user.",
+        ),
+    ),
+    counter("fula_psa_fetched_bytes_total", "bytes", "Bytes that were fetched for pins of users."),
 ];

@@ -47,7 +47,6 @@ const REFUSED: &[Refused] = &[
     (Method::DELETE, Bucket, "metadataConfiguration", "DeleteBucketMetadataConfiguration"),
     (Method::DELETE, Bucket, "metadataTable", "DeleteBucketMetadataTableConfiguration"),
     (Method::DELETE, Bucket, "metrics", "DeleteBucketMetricsConfiguration"),
-    (Method::DELETE, Bucket, "ownershipControls", "DeleteBucketOwnershipControls"),
     (Method::GET, Object, "annotationName", "GetObjectAnnotation"),
     (Method::GET, Object, "annotation", "ListObjectAnnotations"),
     (Method::PUT, Object, "annotation", "PutObjectAnnotation"),

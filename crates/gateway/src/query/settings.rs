@@ -63,6 +63,7 @@ pub(super) const ROUTES: &[Route] = &[
     delete(&["cors"]),
     delete(&["encryption"]),
     delete(&["lifecycle"]),
+    delete(&["ownershipControls"]),
     delete(&["publicAccessBlock"]),
     delete(&["replication"]),
     delete(&["tagging"]),

@@ -13,7 +13,7 @@ const METHODS: [Method; 7] = [
 ];
 
 /// Every subresource of S3, and names that only look like one.
-const SUBRESOURCES: [&str; 72] = [
+const SUBRESOURCES: [&str; 74] = [
     "abac",
     "accelerate",
     "acl",
@@ -24,7 +24,9 @@ const SUBRESOURCES: [&str; 72] = [
     "delete",
     "encryption",
     "fula-car",
+    "fula-changes",
     "fula-commit",
+    "fula-list",
     "fula-proof",
     "intelligent-tiering",
     "inventory",
@@ -102,6 +104,8 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
         ("GET", Level::Service) => is(&["max-buckets", "prefix"]),
         ("GET", Level::Bucket) => is(&[
             "fula-car",
+            "fula-changes",
+            "fula-list",
             "fula-proof",
             "list-type",
             "location",
@@ -169,6 +173,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "cors",
             "encryption",
             "lifecycle",
+            "ownershipControls",
             "publicAccessBlock",
             "replication",
             "tagging",

@@ -21,7 +21,7 @@ use s3s::{
     s3_error,
 };
 
-use super::{grants::check_write, sse, tags};
+use super::{grants, sse, tags};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -145,7 +145,7 @@ pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
     if class.is_some_and(|class| class != b"STANDARD") {
         return Err(s3_error!(InvalidStorageClass));
     }
-    check_write(request)
+    Ok(())
 }
 
 /// Header of a mapping with the CID of the content.
@@ -178,7 +178,7 @@ pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
             facts.metadata.insert(short.to_owned(), value);
         }
     }
-    facts.acl = value_of(headers, "x-amz-acl");
+    facts.acl = grants::in_headers(headers)?;
     facts.encrypt = sse::asked(headers)?;
     Ok(facts)
 }

@@ -5,7 +5,8 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{Api, caller, convert::bucket_name, settings::not_set};
 use crate::{
     cors::{Rule, stored_rules},
-    error::{escape, s3_error as to_s3},
+    error::s3_error as to_s3,
+    xml::escape,
 };
 
 /// Largest number of rules, as on AWS.

@@ -199,7 +199,7 @@ fn read(configuration: Option<&BucketLifecycleConfiguration>) -> S3Result<Lifecy
     let rules = rules.collect::<S3Result<Vec<_>>>()?;
     let mut ids = HashSet::new();
     if let Some(twice) = rules.iter().find(|rule| !ids.insert(&rule.id)) {
-        let id = crate::error::escape(&twice.id);
+        let id = crate::xml::escape(&twice.id);
         let text = format!("Rule ID must be unique. Found same ID for more than one rule: {id}");
         return Err(invalid_argument(&text));
     }

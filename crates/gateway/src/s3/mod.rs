@@ -12,6 +12,7 @@ mod encryption;
 mod grants;
 mod keys;
 mod lifecycle;
+mod listing;
 mod mapping;
 mod multipart;
 mod object;
@@ -22,6 +23,7 @@ mod rename;
 mod routes;
 mod settings;
 mod shareable;
+mod snapshot;
 mod sse;
 mod tagging;
 mod tags;
@@ -40,6 +42,7 @@ use s3s::{
     s3_error,
 };
 
+pub(crate) use self::commit::is_cbor;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
 use self::keys::keys_of;
@@ -188,6 +191,7 @@ operations! {
     abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput,
     delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput,
     delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput,
+    delete_bucket_ownership_controls: DeleteBucketOwnershipControlsInput => DeleteBucketOwnershipControlsOutput,
     delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput,
     delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput,
     delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput,

@@ -10,14 +10,13 @@ use http::{Extensions, HeaderMap, HeaderValue};
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api,
-    bucket::{Names, page_size},
-    caller,
+    Api, caller,
     convert::{
         self, bucket_name, etag, object_facts, object_key, read_conditions, refuse_conditions,
         refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
     lifecycle::set_end,
+    listing::{Names, page_size},
     object::{copy_source, written_headers},
     sse, tags, versions,
 };

@@ -7,10 +7,10 @@ use fula_service::Service;
 use http::{Extensions, HeaderMap, Method, Uri};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
 
-use super::{car, commit};
+use super::{car, commit, snapshot};
 use crate::{auth::identity, normalise, request::Operation};
 
-/// Answers multi-key commits, and requests for buckets as CAR files.
+/// Answers multi-key commits, and requests for buckets as CAR files or as streams.
 pub(crate) struct OwnRoutes {
     service: Service,
     /// Largest body in bytes.
@@ -23,10 +23,43 @@ impl OwnRoutes {
     }
 }
 
+/// A request that S3 does not have.
+#[derive(Clone, Copy)]
+enum Own {
+    Car,
+    Changes,
+    Commit,
+    List,
+}
+
+impl Own {
+    fn of(method: &Method, uri: &Uri) -> Option<Self> {
+        if commit::is_commit(method, uri) {
+            Some(Self::Commit)
+        } else if car::is_car(method, uri) {
+            Some(Self::Car)
+        } else if snapshot::is_list(method, uri) {
+            Some(Self::List)
+        } else {
+            snapshot::is_changes(method, uri).then_some(Self::Changes)
+        }
+    }
+
+    /// Returns the name of the operation in metrics and the log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Car => "FulaCar",
+            Self::Changes => "FulaChanges",
+            Self::Commit => "FulaCommit",
+            Self::List => "FulaList",
+        }
+    }
+}
+
 #[async_trait]
 impl S3Route for OwnRoutes {
     fn is_match(&self, method: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
-        commit::is_commit(method, uri) || car::is_car(method, uri)
+        Own::of(method, uri).is_some()
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
@@ -40,13 +73,16 @@ impl S3Route for OwnRoutes {
 
     async fn call(&self, mut request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         normalise::restore(&mut request);
-        let is_car = car::is_car(&request.method, &request.uri);
+        let Some(own) = Own::of(&request.method, &request.uri) else {
+            return Err(s3_error!(InternalError));
+        };
         if let Some(operation) = request.extensions.get::<Arc<Operation>>() {
-            operation.set(if is_car { "FulaCar" } else { "FulaCommit" }.to_owned());
+            operation.set(own.name().to_owned());
         }
-        if is_car {
-            return car::answer(&self.service, &request).await;
+        match own {
+            Own::Car => car::answer(&self.service, &request).await,
+            Own::Commit => commit::answer(&self.service, self.bytes_max, request).await,
+            Own::List | Own::Changes => snapshot::answer(&self.service, &request).await,
         }
-        commit::answer(&self.service, self.bytes_max, request).await
     }
 }

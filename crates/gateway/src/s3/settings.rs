@@ -9,7 +9,7 @@ use http::StatusCode;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*};
 
 use super::{Api, caller, convert::bucket_name};
-use crate::error::{custom, not_implemented, s3_error as to_s3, with_bucket};
+use crate::error::{custom, s3_error as to_s3, with_bucket};
 
 /// Returns the error for a setting that a bucket does not have.
 pub(super) fn not_set(code: &'static str, text: &str, bucket: &str) -> S3Error {
@@ -37,24 +37,6 @@ impl Api {
     ) -> S3Result<OwnerId> {
         let (caller, bucket) = (caller(request)?, bucket_name(bucket)?);
         self.service.change_settings(&caller, &bucket, setting).await.map_err(to_s3)
-    }
-
-    pub(super) async fn put_bucket_ownership_controls(
-        &self,
-        request: S3Request<PutBucketOwnershipControlsInput>,
-    ) -> S3Result<S3Response<PutBucketOwnershipControlsOutput>> {
-        self.may_change(&request, &request.input.bucket, Setting::Ownership).await?;
-        let rules = &request.input.ownership_controls.rules;
-        let is_kept = |rule: &OwnershipControlsRule| {
-            rule.object_ownership.as_str() == ObjectOwnership::BUCKET_OWNER_ENFORCED
-        };
-        match rules.as_slice() {
-            [rule] if is_kept(rule) => {
-                Ok(S3Response::new(PutBucketOwnershipControlsOutput::default()))
-            }
-            [_] => Err(not_implemented("Object ownership other than BucketOwnerEnforced")),
-            _ => Err(s3s::s3_error!(MalformedXML)),
-        }
     }
 }
 
@@ -132,13 +114,6 @@ always_the_same! {
     get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput: Abac, {
         let status = Some(BucketAbacStatus::from_static(BucketAbacStatus::DISABLED));
         GetBucketAbacOutput { abac_status: Some(AbacStatus { status }) }
-    };
-    // Objects belong to the owner of the bucket, and there are no ACLs.
-    get_bucket_ownership_controls:
-        GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput: Ownership, {
-        let enforced = ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED);
-        let rules = vec![OwnershipControlsRule { object_ownership: enforced }];
-        GetBucketOwnershipControlsOutput { ownership_controls: Some(OwnershipControls { rules }) }
     };
     list_bucket_analytics_configurations:
         ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput: Analytics,

@@ -6,15 +6,11 @@ use http::{HeaderMap, HeaderValue};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api,
-    bucket::{Names, none_if_empty, owner_of, page_size},
-    caller,
-    convert::{bucket_name, etag},
+    Api, caller,
+    convert::bucket_name,
+    listing::{Names, Owners, Page, page_size},
 };
-use crate::{
-    date::timestamp,
-    error::{not_implemented, s3_error as to_s3, with_argument},
-};
+use crate::error::{not_implemented, s3_error as to_s3, with_argument};
 
 /// Returns the version that a request names.
 ///
@@ -123,79 +119,55 @@ impl Api {
         let caller = &caller(&request)?;
         let listing = self.service.list_versions(caller, &bucket, &query, after_version).await;
         let listing = listing.map_err(to_s3)?;
-        let owner = owner_of(&request.extensions, listing.owner);
-        let mut output = ListObjectVersionsOutput {
-            name: Some(input.bucket.clone()),
-            prefix: Some(names.encode(&query.prefix)),
-            key_marker: Some(names.encode(input.key_marker.as_deref().unwrap_or_default())),
-            version_id_marker: Some(marker.cloned().unwrap_or_default()),
-            max_keys: i32::try_from(limit).ok(),
-            is_truncated: Some(listing.truncated),
-            delimiter: names.encode_opt(input.delimiter.as_ref()),
-            ..ListObjectVersionsOutput::default()
-        };
+        let owners = Owners::new(&request.extensions, listing.owner, listing.has_owners);
+        let mut page = Page::new("ListVersionsResult", &names, listing.lines.len());
+        page.text("Name", &input.bucket);
+        page.name("Prefix", &query.prefix);
+        page.name("KeyMarker", input.key_marker.as_deref().unwrap_or_default());
+        page.text("VersionIdMarker", marker.map_or("", String::as_str));
         if let Some(last) = listing.lines.last().filter(|_| listing.truncated) {
-            let (name, version) = match last {
+            match last {
                 // The position of a null version is named: it may be deleted before the next page.
                 ListedVersion::Version { key, record, .. } => {
-                    (key, Some(VersionId::At(record.seq)))
+                    page.name("NextKeyMarker", key);
+                    page.text("NextVersionIdMarker", &VersionId::At(record.seq).to_string());
                 }
-                ListedVersion::Prefix(prefix) => (prefix, None),
-            };
-            output.next_key_marker = Some(names.encode(name));
-            output.next_version_id_marker = version.map(|version| version.to_string());
+                ListedVersion::Prefix(prefix) => page.name("NextKeyMarker", prefix),
+            }
         }
-        let (mut versions, mut markers, mut prefixes) = (Vec::new(), Vec::new(), Vec::new());
-        for line in listing.lines {
+        page.number("MaxKeys", limit as u64);
+        page.name_opt("Delimiter", input.delimiter.as_deref());
+        page.end_of_head(listing.truncated);
+        for line in &listing.lines {
             match line {
-                ListedVersion::Prefix(prefix) => {
-                    prefixes.push(CommonPrefix { prefix: Some(names.encode(&prefix)) });
-                }
+                ListedVersion::Prefix(prefix) => page.prefix(prefix),
                 ListedVersion::Version { key, record, is_latest } => {
-                    let line = (names.encode(&key), *record, is_latest, owner.clone());
-                    if line.1.kind == ObjectKind::DeleteMarker {
-                        markers.push(marker_line(line));
-                    } else {
-                        versions.push(version_line(line));
-                    }
+                    write_version(&mut page, (key, record, *is_latest), &owners);
                 }
             }
         }
-        output.versions = none_if_empty(versions);
-        output.delete_markers = none_if_empty(markers);
-        output.common_prefixes = none_if_empty(prefixes);
-        output.encoding_type = names.encoding;
-        Ok(S3Response::new(output))
+        Ok(page.answer())
     }
 }
 
-/// Encoded key, record, whether it is the newest, owner.
-type Line = (String, ObjectRecord, bool, Owner);
-
-fn marker_line((key, record, is_latest, owner): Line) -> DeleteMarkerEntry {
-    DeleteMarkerEntry {
-        key: Some(key),
-        version_id: Some(record.version_id().to_string()),
-        is_latest: Some(is_latest),
-        last_modified: Some(timestamp(record.time)),
-        owner: Some(owner),
+/// Writes a version, or a delete marker, which has no content.
+fn write_version(
+    page: &mut Page<'_>,
+    (key, record, is_latest): (&str, &ObjectRecord, bool),
+    owners: &Owners<'_>,
+) {
+    let is_marker = record.kind == ObjectKind::DeleteMarker;
+    let line = if is_marker { "DeleteMarker" } else { "Version" };
+    page.start_line(line, key);
+    page.version(record.version_id());
+    page.flag("IsLatest", is_latest);
+    page.time(record);
+    if !is_marker {
+        page.content(record);
     }
-}
-
-fn version_line((key, record, is_latest, owner): Line) -> ObjectVersion {
-    let algorithms = super::bucket::algorithms(&record);
-    let class = ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD);
-    ObjectVersion {
-        key: Some(key),
-        version_id: Some(record.version_id().to_string()),
-        is_latest: Some(is_latest),
-        last_modified: Some(timestamp(record.time)),
-        e_tag: Some(etag(&record.etag)),
-        size: i64::try_from(record.size).ok(),
-        storage_class: Some(class),
-        owner: Some(owner),
-        checksum_type: super::convert::checksum_type(&record.checksums),
-        checksum_algorithm: none_if_empty(algorithms),
-        ..ObjectVersion::default()
+    page.owner(record, owners);
+    if !is_marker {
+        page.class();
     }
+    page.end_line(line);
 }

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
 use super::SCHEME;
-use crate::error::{DETAIL_HEADER, escape};
+use crate::{error::DETAIL_HEADER, xml::escape};
 
 /// Largest number of characters from a client that an error repeats.
 const SHOWN_CHARS_MAX: usize = 64;

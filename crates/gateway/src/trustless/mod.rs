@@ -200,7 +200,7 @@ impl TrustlessGateway {
             Ok(Err(StoreError::Missing { .. })) => Err(absent()),
             Ok(Err(error)) => Err(later(fula_service::error::chain(&error))),
             Err(_) => {
-                let text = "the block did not come in time; try again later";
+                let text = "the block did not arrive in time; try again later";
                 Err(Refused::later(StatusCode::GATEWAY_TIMEOUT, text))
             }
         }

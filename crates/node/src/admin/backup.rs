@@ -21,7 +21,7 @@ pub(super) async fn rows(node: &Node, after: Option<(String, String)>) -> Result
 pub(super) fn address(owner: &str, name: &str) -> Result<BucketAddress, Refused> {
     let wrong = || Refused(format!("{owner} is no owner id, or {name} no name of a bucket"));
     let owner: OwnerId = owner.parse().map_err(|_| wrong())?;
-    Ok(BucketAddress::new(owner, BucketName::parse(name).map_err(|_| wrong())?))
+    Ok(BucketAddress::new(owner, BucketName::parse_stored(name).map_err(|_| wrong())?))
 }
 
 fn row_json(row: &RootRow) -> Value {
@@ -35,14 +35,15 @@ fn row_json(row: &RootRow) -> Value {
     })
 }
 
-/// Returns all revocations, and the fingerprint of the key that seals the access keys.
+/// Returns all revocations, and the fingerprint of the key that encrypts the access keys.
 pub(super) async fn facts(node: &Node) -> Result<Value, Refused> {
     let revocations = node.authenticator.revocations();
     revocations.look().await?;
     let all: Vec<_> =
         revocations.all().into_iter().map(|found| (found.revoked, found.at)).collect();
-    let secrets_key = node.authenticator.keys().sealing_fingerprint();
-    Ok(json!({"revocations": all, "secrets_key": secrets_key}))
+    let keys = node.authenticator.keys();
+    let (secrets_key, lines) = (keys.sealing_fingerprint(), keys.sealing_lines());
+    Ok(json!({"revocations": all, "secrets_key": secrets_key, "secrets_keys": lines}))
 }
 
 /// Returns the records of up to a thousand access keys after one, by id.

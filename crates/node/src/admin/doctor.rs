@@ -10,14 +10,20 @@ use std::{
 };
 
 use fula_core::error::io_text;
+use fula_ingest::PublicKey;
 use fula_service::{Master, error::chain};
 use fula_stores::local::system_clock;
+use reqwest::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::Refused;
-use crate::{node::Node, status};
+use crate::{
+    ingest::{Said, Unanswered},
+    node::Node,
+    status,
+};
 
 /// Longest wait for one answer of a store.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,11 +55,24 @@ struct Check {
     text: String,
 }
 
-/// The findings so far.
+/// The findings so far, and the causes that were named.
 #[derive(Default)]
-struct Findings(Vec<Check>);
+struct Findings(Vec<Check>, Vec<String>);
 
 impl Findings {
+    /// Notes that a store cannot be used, unless the cause was named before.
+    fn note_failure(&mut self, name: &'static str, what: &str, cause: String) {
+        if !self.is_named(&cause) {
+            self.note(name, State::Problem, format!("{what}{cause}"));
+            self.1.push(cause);
+        }
+    }
+
+    /// Returns whether a text ends with a cause that was named.
+    fn is_named(&self, text: &str) -> bool {
+        text.ends_with(status::SAME_CAUSE) || self.1.iter().any(|cause| text.ends_with(cause))
+    }
+
     fn note(&mut self, name: &'static str, state: State, text: String) {
         self.0.push(Check { name, state, text });
     }
@@ -84,11 +103,17 @@ pub(super) async fn examine(node: &Node) -> Result<Value, Refused> {
     if let Some(recovery) = &node.recovery {
         match recovery.list_masters().await {
             Ok(masters) => check_masters(&mut found, &masters),
-            Err(error) => found.note("masters", State::Problem, chain(&error)),
+            Err(error) => found.note_failure("masters", "", chain(&error)),
         }
     }
-    for problem in page["problems"].as_array().into_iter().flatten() {
-        found.note("status", State::Problem, problem.as_str().unwrap_or_default().to_owned());
+    if let Some(masters) = node.masters.get() {
+        check_answers(&mut found, &masters.ask_each().await, &node.node_key().public());
+    }
+    let problems = page["problems"].as_array().into_iter().flatten();
+    for problem in problems.filter_map(Value::as_str) {
+        if !found.is_named(problem) {
+            found.note("status", State::Problem, problem.to_owned());
+        }
     }
     Ok(json!({"version": page["version"], "checks": found.0}))
 }
@@ -98,7 +123,7 @@ fn gateway(found: &mut Findings, page: &Value) {
         Some(listen) => found.note("gateway", State::Ok, format!("serves on {listen}")),
         // The problems of the status page say what to do.
         None => {
-            found.note("gateway", State::Warning, "none runs on this data directory".to_owned());
+            found.note("gateway", State::Warning, "nothing runs on this data directory".to_owned());
         }
     }
 }
@@ -156,8 +181,7 @@ async fn arbiter(found: &mut Findings, node: &Node) {
             found.note_time("arbiter", &what, began.elapsed(), SLOW_STORE);
         }
         Ok(Err(error)) => {
-            let text = format!("{name}: {}; check FULA_DATABASE_URL", chain(&error));
-            return found.note("arbiter", State::Problem, text);
+            return found.note_failure("arbiter", &format!("{name}: "), chain(&error));
         }
         Err(_) => {
             let text = format!("{name} does not answer within {} s", PATIENCE.as_secs());
@@ -169,7 +193,7 @@ async fn arbiter(found: &mut Findings, node: &Node) {
     }
     match timeout(PATIENCE, node.service.arbiter().now()).await {
         Ok(Ok(theirs)) => clock(found, i128::from(theirs) - i128::from(system_clock()())),
-        Ok(Err(error)) => found.note("clock", State::Problem, chain(&error)),
+        Ok(Err(error)) => found.note_failure("clock", "", chain(&error)),
         Err(_) => {}
     }
 }
@@ -182,7 +206,7 @@ fn clock(found: &mut Findings, ahead_ms: i128) {
     }
     let (seconds, way) = (ahead_ms.abs() / 1000, if ahead_ms > 0 { "behind" } else { "ahead of" });
     let text = format!(
-        "this machine is {seconds} s {way} the arbiter: correct the clock that is wrong, or credentials end too \
+        "this machine is {seconds} s {way} the arbiter: correct the clock that is wrong, or credentials expire too \
          early or too late"
     );
     found.note("clock", State::Problem, text);
@@ -196,13 +220,45 @@ async fn blocks(found: &mut Findings, node: &Node) {
             found.note_time("blocks", &what, began.elapsed(), SLOW_STORE);
         }
         Ok(Err(error)) => {
-            let text = format!("{name}: {}; check FULA_BLOCKS", chain(&error));
-            found.note("blocks", State::Problem, text);
+            found.note_failure("blocks", &format!("{name}: "), chain(&error));
         }
         Err(_) => {
             let text = format!("{name} does not answer within {} s", PATIENCE.as_secs());
             found.note("blocks", State::Problem, text);
         }
+    }
+}
+
+/// Notes what each master said to this storage node, whose key is `own`. A master that is away is a problem only if
+/// no other master of its arbiter answers.
+fn check_answers(found: &mut Findings, all: &[Said], own: &PublicKey) {
+    for Said { name, arbiter, answer } in all {
+        let others = all.iter().filter(|said| said.arbiter == *arbiter);
+        let has_other = others.filter(|said| said.answer.is_ok()).count() > 0;
+        let (state, text) = match answer {
+            Ok(()) => (State::Ok, format!("{name} answers this storage node")),
+            Err(error @ Unanswered::Silent(_)) => {
+                let state = if has_other { State::Warning } else { State::Problem };
+                let what = "check that it runs, and its URL in FULA_MASTERS";
+                (state, format!("{name} does not answer: {error}; {what}"))
+            }
+            Err(error @ Unanswered::Refused(StatusCode::FORBIDDEN, _)) => {
+                let text = format!(
+                    "{name} refuses this storage node: {error}; set FULA_STORAGE_NODES=NAME=URL#{own} on it, with \
+                     the URL of this node, and restart it; `fula secrets public` shows its own key for FULA_MASTERS"
+                );
+                (State::Problem, text)
+            }
+            Err(error @ Unanswered::Refused(..)) => {
+                let what = "check that its URL in FULA_MASTERS is that of a master's S3 listener, and its log";
+                (State::Problem, format!("{name} refuses this storage node: {error}; {what}"))
+            }
+            Err(error @ Unanswered::Untrusted(_)) => {
+                let what = "set its key in FULA_MASTERS: `fula secrets public` shows it";
+                (State::Problem, format!("{name} is another master: {error}; {what}"))
+            }
+        };
+        found.note("masters", state, text);
     }
 }
 
@@ -227,6 +283,7 @@ fn check_masters(found: &mut Findings, masters: &[Master]) {
 
 #[cfg(test)]
 mod tests {
+    use fula_ingest::SignerId;
     use fula_service::MasterInfo;
 
     use super::*;
@@ -268,6 +325,37 @@ mod tests {
         check_masters(&mut found, &[master("0.1.0", true), master("0.2.0", true)]);
         assert_eq!(last(&found).0, State::Warning);
         assert!(last(&found).1.contains("0.1.0, 0.2.0"), "{:?}", last(&found));
+    }
+
+    #[test]
+    fn a_master_that_refuses_the_node_is_a_problem_with_its_remedy() {
+        let (one, two) = (SignerId([1; 8]), SignerId([2; 8]));
+        let said = |name: &str, arbiter, answer| Said { name: name.to_owned(), arbiter, answer };
+        let silent = || Err(Unanswered::Silent("no answer within 10s".to_owned()));
+        let refused = |status| Err(Unanswered::Refused(status, "no node".to_owned()));
+        let own = PublicKey([7; 32]);
+        let mut found = Findings::default();
+        let all = [
+            said("north", one, Ok(())),
+            said("south", one, silent()),
+            said("east", two, silent()),
+            said("west", two, refused(StatusCode::FORBIDDEN)),
+            said("proxy", two, refused(StatusCode::BAD_GATEWAY)),
+            said("other", two, Err(Unanswered::Untrusted("its signature is wrong".to_owned()))),
+        ];
+        check_answers(&mut found, &all, &own);
+        let states: Vec<State> = found.0.iter().map(|check| check.state).collect();
+        let problem = State::Problem;
+        assert_eq!(states, [State::Ok, State::Warning, problem, problem, problem, problem]);
+        let remedy = format!("set FULA_STORAGE_NODES=NAME=URL#{own} on it");
+        for (n, text) in [
+            (1, "check that it runs"),
+            (3, remedy.as_str()),
+            (4, "S3 listener"),
+            (5, "FULA_MASTERS"),
+        ] {
+            assert!(found.0[n].text.contains(text), "{}", found.0[n].text);
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

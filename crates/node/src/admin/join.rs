@@ -5,13 +5,27 @@ use fula_core::metadata::{Table, WriteOutcome};
 use serde_json::{Value, json};
 
 use super::Refused;
-use crate::node::Node;
+use crate::{
+    cli::{self, Command},
+    join::{Given, Role},
+    node::Node,
+};
 
 /// Value of the record of an invitation that was used.
 const USED: &[u8] = b"used";
 
 fn record(id: &str) -> String {
     format!("invitation-{id}")
+}
+
+/// Returns what a new machine gets from this gateway. Only its user and root reach the socket, and both can read its
+/// secrets anyway.
+pub(super) fn given(role: Role, url: Option<&str>) -> Result<Value, Refused> {
+    let start = cli::start_of(std::env::args_os()).map_err(|error| Refused(error.to_string()))?;
+    match start.command {
+        Command::Gateway(_) => Ok(json!(Given::of(role, &start.settings, url).map_err(Refused)?)),
+        _ => Err(Refused("a storage node invites nobody: run fula invite on a master".to_owned())),
+    }
 }
 
 /// Records an invitation, so that it can be used once.
@@ -59,6 +73,13 @@ pub(super) async fn use_invitation(node: &Node, id: &str, takes: bool) -> Result
 
 /// Says whether this master may leave; with `stops`, begins to stop it as SIGTERM does.
 pub(super) async fn leave(node: &Node, stops: bool) -> Result<Value, Refused> {
+    let start = cli::start_of(std::env::args_os());
+    if start.is_ok_and(|start| matches!(start.command, Command::StorageNode(_))) {
+        return Err(Refused(
+            "a storage node cannot leave: masters need its blocks, and Fula does not move them to another node"
+                .to_owned(),
+        ));
+    }
     let recovery = node.recovery.as_ref().ok_or_else(|| {
         Refused(
             "this master shares its arbiter with no other one, so it cannot leave: its data directory has all \
@@ -70,7 +91,7 @@ pub(super) async fn leave(node: &Node, stops: bool) -> Result<Value, Refused> {
     if let Some(alarm) = status.alarm {
         return Err(Refused(format!(
             "the arbiter went back in time, and needs what this master remembers ({alarm}): see fula roots show, and \
-             leave once it is well again"
+             leave once it has recovered"
         )));
     }
     if !status.forks.is_empty() {

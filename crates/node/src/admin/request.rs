@@ -4,7 +4,7 @@ use fula_core::root::TimeMs;
 use fula_service::auth::Revoked;
 use serde::{Deserialize, Serialize};
 
-use crate::state::PinsAction;
+use crate::{join::Role, state::PinsAction};
 
 /// An administrative request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,12 +121,16 @@ pub(crate) enum Request {
     Export(Export),
     /// Make a bucket of the CAR file that follows.
     Import(Import),
+    /// Write a bucket as a CAR file to a file that the command hands over.
+    ExportFile(Export),
+    /// Make a bucket of a CAR file that the command hands over.
+    ImportFile(Import),
     /// List rows of buckets for a backup.
     BackupRows {
         /// Owner id and name of the last bucket that is known.
         after: Option<(String, String)>,
     },
-    /// List revocations, and tell which key seals the access keys.
+    /// List revocations, and tell which key encrypts the access keys.
     BackupFacts,
     /// List records of access keys.
     BackupKeys {
@@ -135,6 +139,13 @@ pub(crate) enum Request {
     },
     /// Put back revocations and access keys that the arbiter lacks.
     PutBack(State),
+    /// Tell the settings and secrets that a new machine needs.
+    Given {
+        /// What the new machine becomes.
+        role: Role,
+        /// URL at which a storage node reaches this gateway.
+        url: Option<String>,
+    },
     /// Record an invitation.
     Invite {
         /// Its random id.
@@ -149,6 +160,8 @@ pub(crate) enum Request {
         /// Whether it is used up.
         takes: bool,
     },
+    /// Encrypt the secrets of access keys with the last line of the key file.
+    Reseal,
     /// Say whether this master may leave.
     Leave {
         /// Whether it stops, if it may.
@@ -163,7 +176,7 @@ pub(crate) enum Request {
     },
 }
 
-/// How sure an operator is of a revocation, which cannot be taken back.
+/// How sure an operator is of a revocation, which cannot be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Sureness {

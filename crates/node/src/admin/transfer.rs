@@ -3,6 +3,10 @@
 //! A request that exports is answered with any number of pieces, each a line that tells its length and then
 //! the bytes, and with the answer at the end. A request that imports is followed by frames: 4 bytes of length,
 //! big-endian, and that many bytes; a length of 0 is the end of the file.
+//!
+//! A regular file is handed to the gateway instead, which reads or writes it itself ([`handed`]).
+
+mod handed;
 
 use std::{
     io,
@@ -20,9 +24,10 @@ use tokio::{
         AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
         BufReader,
     },
-    net::UnixStream,
+    net::{UnixStream, unix::OwnedWriteHalf},
 };
 
+pub(crate) use self::handed::is_regular;
 pub(crate) use super::request::{Export, ForBackup, Import};
 use super::{
     Answer, LINE_BYTES_MAX, Refused, backup::address, find_row, request::Request, send, users,
@@ -36,27 +41,83 @@ use crate::{
 /// Most bytes of a frame or a piece.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes that are written to a file that was handed over, after which the command gets a report.
+const TOLD_BYTES: usize = 32 << 20;
+
 /// The bytes of a file, or the reason why they end early.
 pub(crate) type Source = BoxStream<'static, Result<Bytes, String>>;
 
 /// Where the bytes of a file go.
 pub(crate) type Sink<'a> = &'a mut (dyn AsyncWrite + Send + Unpin);
 
-/// Writes a bucket as a file. With `framed`, each piece has a line with its length before it.
-async fn write_bucket(
-    node: &Node,
-    request: &Export,
-    sink: Sink<'_>,
-    framed: bool,
-) -> Result<Value, Refused> {
+/// What an import reads.
+pub(crate) enum Input {
+    /// A regular file.
+    File(std::fs::File),
+    /// Anything else.
+    Stream(Source),
+}
+
+impl Input {
+    fn into_source(self) -> Source {
+        match self {
+            Self::File(file) => handed::pieces_of(file),
+            Self::Stream(source) => source,
+        }
+    }
+}
+
+/// How the bytes of an export reach their place.
+enum Way<'a> {
+    /// They are written to it.
+    Plain(Sink<'a>),
+    /// The same, each piece after a line with its length.
+    Framed(Sink<'a>),
+    /// They are written to a file of the command, which hears now and then how many those were.
+    File { file: handed::Writer, command: Sink<'a>, untold: usize },
+}
+
+impl Way<'_> {
+    async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+        match self {
+            Self::Plain(sink) => sink.write_all(&piece).await,
+            Self::Framed(sink) => {
+                for piece in piece.chunks(FRAME_BYTES_MAX) {
+                    send(sink, &Answer::Data(piece.len())).await?;
+                    sink.write_all(piece).await?;
+                }
+                Ok(())
+            }
+            Self::File { file, command, untold } => {
+                *untold += piece.len();
+                file.write(piece).await?;
+                if *untold >= TOLD_BYTES {
+                    // A command that was ended is noticed here.
+                    send(command, &Answer::Written(std::mem::take(untold))).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(sink) | Self::Framed(sink) => sink.flush().await,
+            Self::File { file, .. } => file.flush().await,
+        }
+    }
+}
+
+/// Writes a bucket as a file.
+async fn write_bucket(node: &Node, request: &Export, way: Way<'_>) -> Result<Value, Refused> {
     if let Some(wanted) = &request.backup {
-        return write_for_backup(node, request, wanted, sink, framed).await;
+        return write_for_backup(node, request, wanted, way).await;
     }
     let row = find_row(node, &request.bucket, request.user.as_deref()).await?;
     let (version, since) = (request.version, request.since);
     let car = node.service.export(&row.address, version, since).await?;
     let mut told = json!({"since": since});
-    write_car(car, sink, framed, &mut told).await?;
+    write_car(car, way, &mut told).await?;
     Ok(told)
 }
 
@@ -65,8 +126,7 @@ async fn write_for_backup(
     node: &Node,
     request: &Export,
     wanted: &ForBackup,
-    sink: Sink<'_>,
-    framed: bool,
+    way: Way<'_>,
 ) -> Result<Value, Refused> {
     let owner = request.user.as_deref().unwrap_or_default();
     let address = address(owner, &request.bucket)?;
@@ -77,30 +137,20 @@ async fn write_for_backup(
     };
     let left_out = Arc::clone(&car.left_out);
     let mut told = json!({"objects": objects, "bytes": bytes});
-    write_car(car, sink, framed, &mut told).await?;
+    write_car(car, way, &mut told).await?;
     told["left_out"] = json!(left_out.load(Ordering::Relaxed));
     Ok(told)
 }
 
 /// Writes a file, and adds to `told` what it is.
-async fn write_car(
-    mut car: BucketCar,
-    sink: Sink<'_>,
-    framed: bool,
-    told: &mut Value,
-) -> Result<(), Refused> {
+async fn write_car(mut car: BucketCar, mut way: Way<'_>, told: &mut Value) -> Result<(), Refused> {
     let mut written = 0;
     while let Some(piece) = car.bytes.next().await {
         let piece = piece.map_err(|error| unreadable(car.bucket.name.as_str(), error))?;
-        for piece in piece.chunks(FRAME_BYTES_MAX) {
-            written += piece.len();
-            if framed {
-                send(sink, &Answer::Data(piece.len())).await?;
-            }
-            sink.write_all(piece).await?;
-        }
+        written += piece.len();
+        way.write(piece).await?;
     }
-    sink.flush().await?;
+    way.flush().await?;
     told["bucket"] = json!(car.bucket.name.as_str());
     told["owner"] = json!(car.bucket.owner.to_string());
     told["root"] = json!(car.root.to_string());
@@ -132,7 +182,7 @@ async fn read_bucket(
     source: BoxStream<'_, Result<Bytes, String>>,
 ) -> Result<Value, Refused> {
     let parsed = |text: &String| {
-        let name = BucketName::parse(text);
+        let name = BucketName::parse_stored(text);
         name.map_err(|error| Refused(format!("{text} is no name of a bucket: {error}")))
     };
     let target = ImportTarget {
@@ -148,8 +198,7 @@ async fn read_bucket(
         import.expect_root(target.root)?;
     }
     let done = import.finish(target).await?;
-    let Imported { bucket, root, version, file_root, blocks, objects: (count, bytes), already } =
-        done;
+    let Imported { bucket, root, version, file_root, blocks, objects: (count, bytes), .. } = done;
     let users = users::by_owner(node).await;
     Ok(json!({
         "bucket": bucket.name.as_str(),
@@ -161,7 +210,8 @@ async fn read_bucket(
         "blocks": blocks,
         "objects": count,
         "bytes": bytes,
-        "already": already,
+        "already": done.already,
+        "without_policy": done.without_policy,
     }))
 }
 
@@ -174,17 +224,51 @@ fn answer(result: Result<Value, Refused>) -> Answer {
 
 /// Carries out an export in this process.
 pub(crate) async fn export_here(node: &Node, request: &Export, sink: Sink<'_>) -> Answer {
-    answer(write_bucket(node, request, sink, false).await)
+    answer(write_bucket(node, request, Way::Plain(sink)).await)
 }
 
 /// Carries out an import in this process.
-pub(crate) async fn import_here(node: &Node, request: &Import, source: Source) -> Answer {
-    answer(read_bucket(node, request, source).await)
+pub(crate) async fn import_here(node: &Node, request: &Import, input: Input) -> Answer {
+    answer(read_bucket(node, request, input.into_source()).await)
 }
 
 /// Answers an export that came over the socket.
 pub(super) async fn export_to(node: &Node, request: &Export, write: Sink<'_>) -> Answer {
-    answer(write_bucket(node, request, write, true).await)
+    answer(write_bucket(node, request, Way::Framed(write)).await)
+}
+
+/// Answers an export to a file that the command hands over.
+pub(super) async fn export_to_file(
+    node: &Node,
+    request: &Export,
+    write: &mut OwnedWriteHalf,
+) -> io::Result<Answer> {
+    send(write, &Answer::Hand).await?;
+    let file = handed::Writer::new(handed::receive(write.as_ref()).await?);
+    let way = Way::File { file, command: write, untold: 0 };
+    Ok(answer(write_bucket(node, request, way).await))
+}
+
+/// Answers an import of a file that the command hands over. If the command ends before the file does, nothing is
+/// imported.
+pub(super) async fn import_from_file(
+    node: &Node,
+    request: &Import,
+    read: &mut (dyn AsyncRead + Send + Unpin),
+    write: &mut OwnedWriteHalf,
+) -> io::Result<Answer> {
+    send(write, &Answer::Hand).await?;
+    let pieces = handed::pieces_of(handed::receive(write.as_ref()).await?);
+    // The command sends nothing more: there is something to read once it has ended.
+    let watched = stream::unfold((pieces, read), |(mut pieces, read)| async move {
+        let piece = tokio::select! {
+            biased;
+            _ = read.read_u8() => Some(Err("the command was ended".to_owned())),
+            piece = pieces.next() => piece,
+        };
+        piece.map(|piece| (piece, (pieces, read)))
+    });
+    Ok(answer(read_bucket(node, request, watched.boxed()).await))
 }
 
 /// Answers an import that came over the socket.
@@ -258,7 +342,55 @@ pub(crate) async fn export_from(
     }
 }
 
-/// Has a gateway import a file.
+/// Has a gateway export a bucket to a file. `written` gets the number of bytes that were added to the file.
+///
+/// # Errors
+/// The reason why the file is not whole, in words for the operator.
+pub(crate) async fn export_file_from(
+    mut stream: UnixStream,
+    request: Export,
+    file: &std::fs::File,
+    mut written: impl FnMut(usize),
+) -> Result<Answer, String> {
+    hand(&mut stream, Request::ExportFile(request), file).await?;
+    let mut read = BufReader::new(stream);
+    loop {
+        match next_answer(&mut read).await? {
+            Answer::Written(bytes) => written(bytes),
+            answer => return Ok(answer),
+        }
+    }
+}
+
+/// Has a gateway import a file, from its position on.
+///
+/// # Errors
+/// The reason why there is no answer, in words for the operator.
+pub(crate) async fn import_file_to(
+    mut stream: UnixStream,
+    request: Import,
+    file: &std::fs::File,
+) -> Result<Answer, String> {
+    hand(&mut stream, Request::ImportFile(request), file).await?;
+    next_answer(&mut BufReader::new(stream)).await
+}
+
+/// Sends a request, and hands over its file when the gateway asks for it.
+async fn hand(
+    stream: &mut UnixStream,
+    request: Request,
+    file: &std::fs::File,
+) -> Result<(), String> {
+    send(stream, &request).await.map_err(|error| lost(&error))?;
+    // The gateway sends nothing more before it has the file.
+    match next_answer(&mut BufReader::new(&mut *stream)).await? {
+        Answer::Hand => handed::send(stream, file).await.map_err(|error| lost(&error)),
+        Answer::Error(text) => Err(text),
+        _ => Err(lost(&io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// Has a gateway import what a stream has.
 ///
 /// # Errors
 /// The reason why there is no answer, in words for the operator.

@@ -74,7 +74,7 @@ pub(super) async fn create_key(node: &Node, user: &str) -> Result<Value, Refused
     let user = user_of(&named(node, Some(user.to_owned())).await?.unwrap_or_default());
     if node.authenticator.revocations().refuses_key(&user, now, None) {
         return Err(Refused(format!(
-            "{user} is revoked, which cannot be taken back: a new key would be refused. Choose another \
+            "{user} is revoked, which cannot be undone: a new key would be refused. Choose another \
              user name"
         )));
     }
@@ -152,7 +152,7 @@ fn would_lose(user: &str, keys: &[&str], buckets: usize) -> String {
     let buckets = if buckets == 1 { "1 bucket".to_owned() } else { format!("{buckets} buckets") };
     format!(
         "nothing was revoked: {user} has {keys} and owns {buckets}. Revoking the user refuses every \
-         credential of theirs on every master for ever: it cannot be taken back, no new key can be made for \
+         credential of theirs on every master for ever: it cannot be undone, no new key can be made for \
          them, and nobody can write to their buckets any more. If you mean that, add --yes. To replace a key, \
          make a new one and then run fula keys revoke ID; to refuse only what was issued until now, add \
          --issued-before now"

@@ -79,14 +79,14 @@ pub(crate) struct Manifest {
     pub(crate) time_ms: u64,
     /// Version of the program that wrote it.
     pub(crate) program: String,
-    /// Fingerprint of the key that seals the access keys.
+    /// Fingerprint of the key that encrypts the access keys.
     pub(crate) secrets_key: String,
     /// Bytes that were written for it.
     pub(crate) written_bytes: u64,
     /// Number of access keys, and of revocations.
     pub(crate) keys: u64,
     pub(crate) revocations: u64,
-    /// Whether the state has the key that seals the access keys.
+    /// Whether the state has the key that encrypts the access keys.
     pub(crate) has_secrets_key: bool,
     /// The state of the arbiter apart from buckets: a [`StateLine`] a line.
     pub(crate) state: Vec<Volume>,
@@ -118,7 +118,7 @@ pub(crate) enum StateLine {
         /// The record.
         record: String,
     },
-    /// The key that seals the access keys.
+    /// The key that encrypts the access keys.
     SecretsKey(String),
 }
 

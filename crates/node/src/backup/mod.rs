@@ -1,7 +1,7 @@
 //! Backups in a directory or in a bucket of an object store (docs/adr/0054).
 //!
 //! ```text
-//! fula-backup              what the place is, and whether its files are sealed
+//! fula-backup              what the place is, and whether its files are encrypted
 //! backups/ID.json          one backup: written last, so that without it nothing counts
 //! data/ID/N.V              volumes: parts of CAR files, and the state of the arbiter
 //! ```

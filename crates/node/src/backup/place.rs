@@ -1,4 +1,4 @@
-//! A place for backups: small files, and volumes that are sealed and hashed on their way.
+//! A place for backups: small files, and volumes that are encrypted and hashed on their way.
 
 use std::{path::Path, sync::Arc};
 
@@ -31,7 +31,7 @@ pub(crate) type Read = BoxStream<'static, Result<Bytes, String>>;
 #[derive(Debug, Serialize, Deserialize)]
 struct Mark {
     format: u32,
-    /// Fingerprint of the key that seals everything else; none if nothing is sealed.
+    /// Fingerprint of the key that encrypts everything else; none if nothing is encrypted.
     key: Option<String>,
 }
 
@@ -96,20 +96,22 @@ impl Place {
         match (mark.key, ours) {
             (theirs, ours) if theirs == ours => Ok(()),
             (Some(_), None) => {
-                Err("these backups are sealed: name the file of their key with --key-file \
+                Err("these backups are encrypted: name the file of their key with --key-file \
                                     (FULA_BACKUP_KEY_FILE)"
                     .to_owned())
             }
-            (Some(_), Some(_)) => Err("these backups are sealed with another key than --key-file \
+            (Some(_), Some(_)) => {
+                Err("these backups are encrypted with another key than --key-file \
                                        (FULA_BACKUP_KEY_FILE) names"
-                .to_owned()),
-            (None, _) => Err("the backups at this place are not sealed: leave --key-file \
+                    .to_owned())
+            }
+            (None, _) => Err("the backups at this place are not encrypted: leave --key-file \
                               (FULA_BACKUP_KEY_FILE) out, or begin at another place"
                 .to_owned()),
         }
     }
 
-    /// Returns whether backups at this place are sealed.
+    /// Returns whether backups at this place are encrypted.
     pub(crate) fn is_sealed(&self) -> bool {
         self.key.is_some()
     }

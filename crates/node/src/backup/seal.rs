@@ -30,17 +30,17 @@ const TAG_BYTES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SealError {
     /// The file does not begin as a sealed one does.
-    #[error("it is damaged, or was not sealed")]
+    #[error("it is damaged, or was not encrypted")]
     NotSealed,
     /// A chunk was changed, or sealed with another key or under another name.
-    #[error("it is damaged at byte {0}, or was sealed with another key")]
+    #[error("it is damaged at byte {0}, or was encrypted with another key")]
     Damaged(u64),
     /// The last chunk is missing.
     #[error("it is cut off")]
     CutOff,
 }
 
-/// The key that seals backups. It is not shown in debug output, and is erased from memory when dropped.
+/// The key that encrypts backups. It is not shown in debug output, and is erased from memory when dropped.
 pub(crate) struct BackupKey(Zeroizing<[u8; 32]>);
 
 impl std::fmt::Debug for BackupKey {

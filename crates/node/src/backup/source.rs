@@ -1,13 +1,13 @@
 //! Who reads and writes buckets for a backup: the gateway that runs on the data directory, or this process.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use serde_json::Value;
 
 use crate::{
     admin::{
         self, Answer, Request, Step,
-        transfer::{self, Export, Import, Sink},
+        transfer::{self, Export, Import, Input, Sink},
     },
     files::ScratchDir,
     node::Node,
@@ -58,21 +58,39 @@ impl Source {
         value_of(answer)
     }
 
+    /// Has the gateway write a bucket as a CAR file to a regular file. `written` gets the number of bytes
+    /// that were added to the file. Returns `None` if no gateway runs.
+    ///
+    /// # Errors
+    /// The reason why the file is not whole, in words for the operator.
+    pub(crate) async fn export_file(
+        &self,
+        request: Export,
+        file: &File,
+        written: impl FnMut(usize),
+    ) -> Option<Result<Value, String>> {
+        let Self::Gateway(dir) = self else { return None };
+        let exported = async {
+            let stream = transfer::connect(dir).await.ok_or(ENDED)??;
+            value_of(transfer::export_file_from(stream, request, file, written).await?)
+        };
+        Some(exported.await)
+    }
+
     /// Makes a bucket of a CAR file.
     ///
     /// # Errors
     /// The reason why there is no such bucket now, in words for the operator.
-    pub(crate) async fn import(
-        &self,
-        request: Import,
-        source: transfer::Source,
-    ) -> Result<Value, String> {
+    pub(crate) async fn import(&self, request: Import, input: Input) -> Result<Value, String> {
         let answer = match self {
             Self::Gateway(dir) => {
                 let stream = transfer::connect(dir).await.ok_or(ENDED)??;
-                transfer::import_to(stream, request, source).await?
+                match input {
+                    Input::File(file) => transfer::import_file_to(stream, request, &file).await?,
+                    Input::Stream(source) => transfer::import_to(stream, request, source).await?,
+                }
             }
-            Self::Here(node, _scratch) => transfer::import_here(node, &request, source).await,
+            Self::Here(node, _scratch) => transfer::import_here(node, &request, input).await,
         };
         value_of(answer)
     }
@@ -82,8 +100,6 @@ fn value_of(answer: Answer) -> Result<Value, String> {
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
-        Answer::Progress(_) | Answer::Data(_) => {
-            Err("the gateway's answer is incomplete".to_owned())
-        }
+        _ => Err("the gateway's answer is incomplete".to_owned()),
     }
 }

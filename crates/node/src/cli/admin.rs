@@ -8,6 +8,7 @@ use fula_service::limits::RetainedMax;
 
 use super::{
     DataDirArgs, SharedArgs, Time,
+    sharing::SHARED,
     value::{BucketVersion, IssuedBefore, from_one, listen_address, retained_max, wallet},
 };
 
@@ -84,7 +85,7 @@ pub(crate) enum RevokeCommand {
     },
     /// Revoke all credentials of a user, also those made later; to revoke one key, use `revoke key`
     ///
-    /// The user can never be let in again: no new access key can be made under this name.
+    /// This is for ever: no new access key can be made for this user.
     User {
         /// User of access keys, `carol` or `key:carol`; address of a wallet; or the claim sub of a JWT
         user: String,
@@ -118,7 +119,7 @@ pub(crate) enum RevokeCommand {
     Key {
         /// Access key id of the key or of the session
         id: String,
-        /// Revoke the id even if no key and no session is known by it
+        /// Revoke the id even if no key and no session has it
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
@@ -146,9 +147,18 @@ pub(crate) enum SecretsCommand {
         /// File to write, which must not exist yet
         file: PathBuf,
     },
-    /// Show the public keys that follow from a key: that of masters, and that of a storage node
+    /// Encrypt the secrets of all access keys with the last line of the key file
     ///
-    /// `FULA_MASTERS` and `FULA_STORAGE_NODES` name them behind #. They are no secrets.
+    /// All masters need that line first. Afterwards an earlier line is needed only for sessions, objects and backups
+    /// that it encrypts. Storage nodes recognise masters by the key of the first line. Run it once more after all
+    /// other masters were restarted.
+    Reseal {
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Show the public keys that are derived from a key: that of masters, and that of a storage node
+    ///
+    /// They stand after # in `FULA_MASTERS` and `FULA_STORAGE_NODES`, and are no secrets.
     Public {
         /// File with the key, mode 0600, or - for standard input
         file: PathBuf,
@@ -173,8 +183,7 @@ pub(crate) struct MigrateArgs {
     /// File with the URL of the database, mode 0600; in place of --database-url
     #[arg(long, env = "FULA_DATABASE_URL_FILE", value_name = "FILE")]
     pub(crate) database_url_file: Option<PathBuf>,
-    /// Print the grants for this role, which a gateway needs whose role may not create tables; repeat it for
-    /// more roles
+    /// Print the grants that this role needs if it may not create tables; repeat it for more roles
     #[arg(long = "role", value_name = "NAME", value_parser = role)]
     pub(crate) roles: Vec<String>,
 }
@@ -194,7 +203,7 @@ pub(crate) enum MastersCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Take a master off the list that will not come back: a recovery no longer waits for what it remembers
+    /// Remove a master that will not come back from the list, so that recoveries no longer wait for it
     Forget {
         /// Name of the master, as `fula masters list` shows it
         name: String,
@@ -243,7 +252,7 @@ pub(crate) enum RootsCommand {
     /// Exits with 0 if the arbiter has all that this master remembers, and with 1 while it is in doubt and
     /// requests are refused.
     Heal {
-        /// End the recovery with what the masters have told so far; what only the others remember is lost
+        /// End the recovery without the masters that are missing; what only they remember is lost
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -251,8 +260,8 @@ pub(crate) enum RootsCommand {
     },
     /// Merge a bucket of which two masters hold different changes
     ///
-    /// What changed on one side is taken. Of a key that changed on both sides the newer object stays, and the
-    /// older one is kept under the key followed by .fork- and its version.
+    /// Changes of one side alone are taken over. If a key changed on both sides, the newer object keeps the
+    /// key, and the older one gets the key followed by .fork- and its version.
     Merge {
         /// Name of the bucket
         bucket: String,
@@ -279,10 +288,10 @@ pub(crate) struct ImportArgs {
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
-    /// File with the key that seals access keys in the shared arbiter
-    #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
+    /// File with the key that encrypts access keys in the shared arbiter
+    #[arg(long, env = "FULA_SECRETS_KEY_FILE", help_heading = SHARED, value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
-    /// File with the key that sealed the access keys of the single master [default: `secrets.key` in its
+    /// File with the key that encrypts the access keys of the single master [default: `secrets.key` in its
     /// data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) source_secrets_key_file: Option<PathBuf>,
@@ -338,7 +347,7 @@ pub(crate) struct CloneArgs {
 /// Options of `fula health`.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct HealthArgs {
-    /// Address and port of the admin listener, as the gateway or the storage node has it
+    /// Address and port of the admin listener of the gateway or storage node
     #[arg(
         long,
         env = "FULA_ADMIN_LISTEN",
@@ -367,14 +376,14 @@ pub(crate) enum RootsLeft {
 pub(crate) struct FsckArgs {
     /// Repair what can be repaired
     ///
-    /// In a data directory that holds blocks and root pointers, damaged segments are set aside, and lost root
-    /// pointers are rebuilt from root blocks; the gateway must be stopped. In every data directory, segments
-    /// of the log that are missing are given up. For each bucket whose newest root cannot be read, the
-    /// newest one that can be read is looked for, and what would be lost is shown; with --apply the bucket
-    /// goes back to it.
+    /// In a data directory that holds blocks and root pointers, the command sets damaged segments aside, and
+    /// rebuilds lost root pointers from root blocks; the gateway must be stopped. In every data directory, it
+    /// gives up missing segments of the log. For each bucket whose newest root cannot be read, it looks for
+    /// the newest root that can be read, and shows what would be lost; with --apply the bucket goes back to
+    /// that root.
     #[arg(long)]
     pub(crate) repair: bool,
-    /// What to do about root pointers if a segment is missing that may have held some
+    /// What to do about root pointers if a missing segment may have held some
     #[arg(long, requires = "repair", value_name = "HOW")]
     pub(crate) roots: Option<RootsLeft>,
     /// Let buckets whose newest root is lost go back to the root that --repair offers
@@ -387,12 +396,12 @@ pub(crate) struct FsckArgs {
 /// Options of `fula gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Collect garbage now, and drop deleted buckets; without this, the command only shows what the bytes of
-    /// the log are for, and until when some are retained
+    /// Collect garbage now, and drop deleted buckets; without this, the command only shows what uses the
+    /// space, and until when content is retained
     #[arg(long)]
     pub(crate) now: bool,
-    /// Keep what was replaced or deleted within this time, e.g. 0s or 1h [default: that of the gateway that
-    /// runs, else `FULA_RETENTION`, else 10m]
+    /// Keep content that was replaced or deleted within this time, e.g. 0s or 1h [default: the retention of
+    /// the running gateway, else `FULA_RETENTION`, else 10m]
     #[arg(long, value_name = "TIME", requires = "now")]
     pub(crate) retention: Option<Time>,
     /// Retention of a gateway, where none runs
@@ -412,8 +421,8 @@ pub(crate) struct AdminArgs {
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
-    /// File with the key that seals access keys [default: `secrets.key` in the data directory]
-    #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
+    /// File with the keys that encrypt access keys and objects [default: `secrets.key` in the data directory]
+    #[arg(long, env = "FULA_SECRETS_KEY_FILE", help_heading = SHARED, value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]

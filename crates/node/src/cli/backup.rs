@@ -20,8 +20,8 @@ pub(crate) struct PlaceArgs {
     /// <az://container/prefix> with credentials in the usual variables, which begin with `AWS_`, `GOOGLE_` or
     /// `AZURE_`
     pub(crate) place: String,
-    /// File with the key that seals the backups, mode 0600, as `fula secrets keygen` makes it; without one they are
-    /// not sealed. Keep a copy apart from the backups: nobody can open them without it
+    /// File with the key that encrypts the backups, mode 0600, as `fula secrets keygen` makes it; without one
+    /// they are not encrypted. Keep a copy apart from the backups: nobody can read them without it
     #[arg(long, env = "FULA_BACKUP_KEY_FILE", value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
 }
@@ -29,21 +29,22 @@ pub(crate) struct PlaceArgs {
 /// What to do with backups.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupCommand {
-    /// Make a backup of all buckets, access keys and revocations; of buckets only what changed since the last one
+    /// Make a backup of all buckets, access keys and revocations; after the first one, only changes are
+    /// written
     ///
-    /// Each backup is whole: it can be restored without the others, and any of them can be removed. It works beside a
-    /// running gateway, and without one. A backup that is interrupted does not count.
+    /// Each backup can be restored without the others, and any of them can be removed. The command works
+    /// beside a running gateway, and without one. A backup that is interrupted does not count.
     Create {
         #[command(flatten)]
         place: PlaceArgs,
         /// Write everything again, whatever earlier backups have
         #[arg(long)]
         full: bool,
-        /// Keep this many backups, and remove older ones with what only they need [default: all]
+        /// Keep this many backups, and remove older ones with the files that only they use [default: all]
         #[arg(long, value_name = "NUMBER", value_parser = from_one())]
         keep: Option<u64>,
-        /// Back the key up, too, that seals the access keys (`secrets.key`), so that nothing else is needed for a
-        /// restore; the backups must be sealed
+        /// Include the key that encrypts the access keys (`secrets.key`), so that a restore needs nothing
+        /// else; the backups must be encrypted
         #[arg(long, requires = "key_file")]
         with_secrets_key: bool,
         #[command(flatten)]
@@ -75,7 +76,7 @@ pub(crate) enum BackupCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write the key that seals the access keys from a backup to a new file, mode 0600
+    /// Write the key that encrypts the access keys to a new file, mode 0600; the backup must have it
     SecretsKey {
         #[command(flatten)]
         place: PlaceArgs,

@@ -54,24 +54,26 @@ pub(crate) struct ImportCarArgs {
 /// Options of `fula restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// Name of the bucket in a backup; otherwise CID of the root of the bucket, as `fula roots show` prints it
+    /// Name of the bucket in a backup; for other sources the CID of the bucket's root, as `fula roots show`
+    /// prints it
     #[arg(value_name = "BUCKET|ROOT", required_unless_present = "all")]
     pub(crate) what: Option<String>,
     /// Where the bucket is: backup:PLACE as `fula backup` names it, car:FILE, kubo:URL for the RPC of a kubo, or
     /// gateway:URL for an IPFS gateway. The path of a file with a token may follow the URL after #
     #[arg(long, value_name = "SOURCE")]
     pub(crate) from: BlockSource,
-    /// Restore the backup of this id, the newest one that was made at this time or before, e.g.
-    /// 2026-11-30T12:00:00Z, or the newest one with this version of the bucket [default: the newest]
+    /// Backup to restore: its id; a time such as 2026-11-30T12:00:00Z, for the newest one made by then; or a
+    /// version, for the newest one with this version of the bucket [default: the newest]
     #[arg(long, value_name = "VERSION|TIME|BACKUP")]
     pub(crate) at: Option<String>,
     /// Restore all buckets of the backup, and the access keys and revocations that are missing
     #[arg(long, conflicts_with_all = ["what", "bucket"])]
     pub(crate) all: bool,
-    /// With --all, restore no access keys and no revocations
+    /// With --all, restore no access keys. Revocations come back all the same, so that nobody who was refused is
+    /// let in again
     #[arg(long, requires = "all")]
     pub(crate) buckets_only: bool,
-    /// File with the key that seals the backups, mode 0600
+    /// File with the key that encrypts the backups, mode 0600
     #[arg(long, env = "FULA_BACKUP_KEY_FILE", value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
     #[command(flatten)]
@@ -122,6 +124,10 @@ impl FromStr for BlockSource {
             Some(("kubo", url)) => Ok(Self::Kubo(url.parse()?)),
             Some(("gateway", url)) => Ok(Self::Gateway(url.parse()?)),
             Some(("backup", place)) if !place.is_empty() => Ok(Self::Backup(place.to_owned())),
+            // A URL is not repeated: it may hold a password.
+            _ if text.starts_with(['.', '/']) => Err(format!(
+                "it is backup:PLACE, car:FILE, kubo:URL or gateway:URL; is backup:{text} meant?"
+            )),
             _ => Err("it is backup:PLACE, car:FILE, kubo:URL or gateway:URL".to_owned()),
         }
     }

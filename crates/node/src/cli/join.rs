@@ -7,13 +7,17 @@ use clap::{Args, Subcommand};
 use super::{AdminArgs, Time};
 use crate::join::Role;
 
+/// File with the key of a machine that joins, where no option names one.
+pub(crate) const JOIN_KEY: &str = "join.key";
+
 /// Options of `fula join`.
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
     #[command(subcommand)]
     pub(crate) command: Option<JoinCommand>,
-    /// File with the key of this machine, which is written at first and removed once it was used
-    #[arg(long, global = true, value_name = "FILE", default_value = "join.key")]
+    /// File with the key of this machine; it is made if it is missing, and removed once the invitation was
+    /// used
+    #[arg(long, global = true, value_name = "FILE", default_value = JOIN_KEY)]
     pub(crate) join_key: PathBuf,
 }
 
@@ -38,6 +42,13 @@ pub(crate) struct JoinHow {
     /// Data directory of the new process; it must be new or empty [default: that of the service]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Setting of this machine alone, such as `FULA_LISTEN=:9000` of a master or `FULA_NODE_LISTEN=:3601` of a
+    /// storage node; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Start it as well: as a service where systemd runs, and otherwise in place of this command
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) start: bool,
     /// Only check, and say what would be written
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -63,7 +74,8 @@ pub(crate) struct InviteArgs {
     pub(crate) url: Option<String>,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
-    /// Options of the gateway, where its settings are not in the environment, after --
+    /// Options of the gateway, after --; needed only if no gateway runs on the data directory and its
+    /// settings are not in the environment
     #[arg(last = true, value_name = "OPTIONS")]
     pub(crate) start: Vec<OsString>,
 }

@@ -7,15 +7,21 @@ mod config;
 mod file;
 mod ingest;
 mod join;
+mod objects;
 mod origin;
 mod pin_settings;
 mod pins;
+mod psa;
+#[cfg(test)]
+mod reference;
 mod settings;
+mod sharing;
 mod storage_node;
 #[cfg(test)]
 mod table;
 mod token;
 mod value;
+mod vault;
 mod verify;
 
 use std::{ffi::OsString, path::Path};
@@ -33,17 +39,27 @@ pub(crate) use self::{
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
     ingest::{CidSettings, IngestLimits, IngestSettings},
-    join::{InviteArgs, JoinArgs, JoinCommand, JoinHow, LeaveArgs},
+    join::{InviteArgs, JOIN_KEY, JoinArgs, JoinCommand, JoinHow, LeaveArgs},
+    objects::{
+        CatArgs, CompletionArgs, CopyArgs, DuArgs, FilterArgs, LsArgs, ManArgs, MaxDelete, PutArgs,
+        RemoteArgs, RmArgs, Shell, StatArgs, SyncArgs, TransferArgs,
+    },
     origin::{Setting, Start, Why, ineffective, start, start_of},
     pin_settings::PinSettings,
     pins::{PinsArgs, PinsCommand},
+    psa::PsaSettings,
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,
     },
+    sharing::{flags_of, given_to_masters, given_to_nodes, own_of},
     storage_node::StorageNodeSettings,
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
     value::{IssuedBefore, Time},
+    vault::{
+        VaultAddArgs, VaultArgs, VaultCheckpointArgs, VaultCommand, VaultCreateArgs, VaultOpenArgs,
+        VaultPadding, VaultRecoverArgs, VaultResealArgs, VaultSecretArgs, VaultShareArgs,
+    },
     verify::{ProofArgs, VerifyArgs, VerifyCommand},
 };
 
@@ -68,10 +84,37 @@ pub(crate) enum Command {
     Gateway(Box<GatewaySettings>),
     /// Run a storage node: take and serve blocks for masters until SIGTERM or SIGINT
     ///
-    /// Clients send blocks to the node, and a master records which content a key means. The node signs a receipt
-    /// for each block, keeps the block for a day, and then for as long as some master needs it.
+    /// Clients send blocks to the node, and a master maps keys to their content. The node signs a receipt for
+    /// each block, keeps the block for a day, and then for as long as some master needs it.
     StorageNode(Box<StorageNodeSettings>),
-    /// Check settings, or show them all with the places that they come from
+    /// Copy files and objects: up, down, or within the gateway
+    ///
+    /// Exit status: 0 if all is done; 1 if some of several failed; 2 for a wrong command line; 3 if the source
+    /// does not exist; 4 if a condition failed; 5 if bytes are damaged.
+    Cp(CopyArgs),
+    /// Move files and objects: copy them, then delete the sources. An object in the same bucket is renamed
+    Mv(CopyArgs),
+    /// Make a folder or a prefix like another one, by size and time
+    ///
+    /// What differs is transferred. What only the target has stays, unless --delete is given.
+    Sync(SyncArgs),
+    /// List buckets, or objects
+    Ls(LsArgs),
+    /// Show the number of objects below a prefix, and their size together
+    Du(DuArgs),
+    /// Show what is known of an object: size, `ETag`, time, metadata, checksum
+    Stat(StatArgs),
+    /// Write an object to standard output
+    Cat(CatArgs),
+    /// Write an object from a file or from standard input, with conditions and metadata
+    Put(PutArgs),
+    /// Delete an object, or everything below a prefix
+    Rm(RmArgs),
+    /// Keep files in sealed vaults, whose server can read neither them nor their names
+    ///
+    /// `fula cp`, `mv`, `sync`, `ls`, `cat`, `put`, `rm`, `du` and `stat` take `vault:name/path`.
+    Vault(VaultArgs),
+    /// Check settings, or show them all with their sources
     Config(ConfigArgs),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
@@ -85,22 +128,24 @@ pub(crate) enum Command {
     ///
     /// Without a subcommand, makes the key and prints its public part, which `fula invite` needs.
     Join(JoinArgs),
-    /// Invite a new master or storage node: print its settings and secrets, sealed to the key of its machine
+    /// Invite a new master or storage node: print its settings and secrets, encrypted to the key of its
+    /// machine
     Invite(InviteArgs),
-    /// Stop the master of this data directory for good, and say when it is safe to switch off
+    /// Stop the master of this data directory for good, and say when its machine can be switched off
     Leave(LeaveArgs),
-    /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
+    /// Show the history of buckets, import a single master into a shared arbiter, and recover from a restored
+    /// backup
     Roots(RootsArgs),
     /// Show how much each owner and each bucket stores
     ///
-    /// SIZE is that of the current objects. IN ALL counts older versions and parts of uploads, too.
+    /// SIZE counts the current objects. IN ALL also counts older versions and parts of uploads.
     Usage(UsageArgs),
-    /// Make a bucket with the objects of another one, as they are or were at a version, without copying
+    /// Make a bucket with the objects that another one has, or had at a version, without copying data
     ///
-    /// The new bucket has the same owner. It takes over objects and their versions, and no settings: it is
-    /// private, whatever the other one is. Afterwards both change independently.
+    /// The new bucket has the same owner. It gets the objects and their versions, and no settings, so it is
+    /// private even if the other one is public. Afterwards both change independently.
     Clone(CloneArgs),
-    /// Make the key that seals access keys in a shared arbiter, and show the public keys that follow from it
+    /// Make and change the key that encrypts access keys and objects, and show the public keys that are derived from it
     Secrets(SecretsArgs),
     /// Create or update the tables of a shared arbiter
     Migrate(MigrateArgs),
@@ -112,13 +157,13 @@ pub(crate) enum Command {
     /// Look at everything that this gateway depends on: disk, arbiter, clocks, blocks, masters
     ///
     /// Prints a line for each, with the time that it took to answer and what to do. Exits with 0 if nothing is a
-    /// problem, with 1 if something is, and with 2 if it could not look.
+    /// problem, with 1 if something is, and with 2 if the check could not be made.
     Doctor(DoctorArgs),
     /// Ask a running gateway or storage node whether it is ready, for health checks and scripts
     ///
     /// Prints one line. Exits with 0 if requests can be served, and with 1 if not.
     Health(HealthArgs),
-    /// Check that everything that is stored is there and intact
+    /// Check that all stored data is there and intact
     ///
     /// Exits with 0 if all is well, with 1 if something is damaged or missing, and with 2 if the check could
     /// not be made.
@@ -128,28 +173,54 @@ pub(crate) enum Command {
     /// The file has everything of the bucket: objects, versions, uploads in progress and settings. The same
     /// version makes the same file. The command works beside a running gateway, and without one.
     Export(ExportArgs),
-    /// Make a bucket of a CAR file that `fula export` or an IPFS tool wrote
+    /// Make a bucket from a CAR file that `fula export` or an IPFS tool wrote
     ///
-    /// Everything is verified. If anything is wrong, nothing of the file is visible. Where the name was never
-    /// used, the bucket gets exactly the root of the file; otherwise a new root over the same trees.
+    /// Everything is verified. If anything is wrong, nothing of the file becomes visible. If no bucket ever
+    /// had the name, the bucket gets exactly the root of the file. Otherwise it gets a new root with the same
+    /// trees.
     Import(ImportCarArgs),
     /// Make backups in a directory or an object store, list them, and check them
     Backup(BackupArgs),
-    /// Bring buckets back out of a backup; or one from its root CID, out of a CAR file, a kubo or an IPFS gateway
+    /// Restore buckets from a backup, or one bucket by its root CID from a CAR file, a kubo or an IPFS
+    /// gateway
     ///
-    /// What is read is verified, so the source need not be trusted. Nothing is ever replaced: if there is a bucket of
-    /// the name already, the restored one gets the name with its version at the end, and stands beside it.
+    /// What is read is verified, so the source need not be trusted. A restore never replaces a bucket: if the
+    /// name is taken, the restored bucket gets that name with its version at the end.
     Restore(RestoreArgs),
-    /// Read from a server that need not be trusted, and prove what it says against a bucket root
+    /// Read from a server that need not be trusted, and verify its answers against a bucket root
     Verify(VerifyArgs),
-    /// Show what is pinned on IPFS, try again, and check what targets have
+    /// Show the pins of buckets on IPFS, retry failed ones, and check that targets have all blocks
     Pins(PinsArgs),
-    /// Show what the space is used for, and give back that of deleted and replaced objects
+    /// Show what uses the space, and free the space of deleted and replaced objects
     ///
-    /// A gateway gives space back by itself as its log grows. What was replaced or deleted within the
+    /// A gateway frees space by itself as its log grows. Content that was replaced or deleted within the
     /// retention (`FULA_RETENTION`) keeps its space. The command works beside a running gateway, and without
     /// one.
     Gc(GcArgs),
+    /// Print the completion script of a shell, which loads it when it starts
+    Completion(CompletionArgs),
+    /// Write a manual page for each command
+    Man(ManArgs),
+}
+
+impl Command {
+    /// Returns whether the command writes files of the user, which get the permissions that the user has set,
+    /// and not files of a server, which are private.
+    pub(crate) fn is_about_files(&self) -> bool {
+        matches!(
+            self,
+            Self::Cp(_)
+                | Self::Mv(_)
+                | Self::Sync(_)
+                | Self::Ls(_)
+                | Self::Du(_)
+                | Self::Stat(_)
+                | Self::Cat(_)
+                | Self::Put(_)
+                | Self::Rm(_)
+                | Self::Man(_)
+        )
+    }
 }
 
 /// Why a command line cannot be carried out.

@@ -277,6 +277,7 @@ mod tests {
             ("--jwks", "https://u:hush@h/jwks"),
             ("--secret-access-key", "hush"),
             ("--pins", "kubo:http://hush:5001"),
+            ("--psa", "kubo:http://hush:5001"),
         ];
         for (flag, value) in secrets {
             let settings = start([flag, value].map(OsString::from)).unwrap().settings;

@@ -28,7 +28,7 @@ pub(crate) enum PinsCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Try again now what has failed, without waiting for the pause to end
+    /// Retry failed changes now, without waiting for the next attempt
     Retry {
         /// Try only buckets of this name
         bucket: Option<String>,
@@ -37,9 +37,9 @@ pub(crate) enum PinsCommand {
     },
     /// Check that targets have all blocks, and send again what they have lost
     ///
-    /// Of a kubo, number and bytes of the blocks are compared with those of the bucket. A cluster or a pinning
-    /// service is asked whether it has the pin. Exits with 0 if all is there, and with 1 if something was lost or
-    /// could not be checked.
+    /// For a kubo, the command compares the number and the bytes of its blocks with those of the bucket. It
+    /// asks a cluster or a pinning service whether it has the pin. Exits with 0 if all is there, and with 1
+    /// if something was lost or could not be checked.
     Verify {
         /// Check only buckets of this name
         bucket: Option<String>,

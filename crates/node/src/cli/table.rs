@@ -2,11 +2,11 @@
 
 use clap::{Arg, CommandFactory};
 
-use super::Cli;
+use super::{Cli, sharing::is_shared};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
 
-const HEAD: &str = "| name | default | meaning |\n|---|---|---|\n";
+const HEAD: &str = "| name | default | on masters | meaning |\n|---|---|---|---|\n";
 
 /// Returns the rows, one a setting.
 fn table() -> String {
@@ -15,29 +15,44 @@ fn table() -> String {
     gateway.get_arguments().filter_map(row).collect()
 }
 
-fn row(arg: &Arg) -> Option<String> {
-    let name = arg.get_env()?.to_str().unwrap();
+/// Returns the meaning of an option with its values, and its default if it has one.
+pub(super) fn described(arg: &Arg) -> (String, Option<String>) {
     let help = arg.get_long_help().or(arg.get_help()).unwrap().to_string();
-    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let paragraphs =
+        help.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let paragraphs: Vec<_> = paragraphs.map(|text| text.trim_end_matches('.').to_owned()).collect();
+    let help = paragraphs.join(". ");
     let (meaning, said) = match help.split_once(" [default: ") {
         Some((meaning, said)) => (meaning, said.strip_suffix(']')),
         None => (help.as_str(), None),
     };
-    let declared = arg.get_default_values().first().map(|value| value.to_str().unwrap());
+    let is_switch = !arg.get_action().takes_values();
+    let declared = arg.get_default_values().first().filter(|_| !is_switch);
+    let declared = declared.map(|value| value.to_str().unwrap());
     let default = match (declared, said) {
-        (Some(declared), None) => format!("`{declared}`"),
-        (None, Some(said)) => said.to_owned(),
-        both => panic!("{name} must have one default: {both:?}"),
+        (Some(declared), None) => Some(format!("`{declared}`")),
+        (None, said) => said.map(str::to_owned),
+        both => panic!("{} must have one default: {both:?}", arg.get_id()),
     };
     let value = |value: &clap::builder::PossibleValue| {
         let help = value.get_help().map(ToString::to_string).unwrap_or_default();
-        format!("`{}`: {}{}", value.get_name(), help[..1].to_lowercase(), &help[1..])
+        // An abbreviation stays in capitals.
+        let is_word = help[1..].starts_with(|second: char| !second.is_uppercase());
+        let first = if is_word { help[..1].to_lowercase() } else { help[..1].to_owned() };
+        format!("`{}`: {first}{}", value.get_name(), &help[1..])
     };
-    let values = arg.get_possible_values();
+    let values = if is_switch { Vec::new() } else { arg.get_possible_values() };
     let values = values.iter().map(value).collect::<Vec<_>>().join("; ");
     let values = if values.is_empty() { values } else { format!(". {values}") };
-    let meaning = format!("{meaning}{values}").replace('|', "\\|");
-    Some(format!("| {name} | {default} | {meaning} |\n"))
+    (format!("{meaning}{values}").replace('|', "\\|"), default)
+}
+
+fn row(arg: &Arg) -> Option<String> {
+    let name = arg.get_env()?.to_str().unwrap();
+    let (meaning, default) = described(arg);
+    let default = default.unwrap_or_else(|| panic!("{name} must have a default"));
+    let sharing = if is_shared(arg) { "the same" } else { "its own" };
+    Some(format!("| {name} | {default} | {sharing} | {meaning} |\n"))
 }
 
 /// `FULA_WRITE_DOCS=1 cargo test` writes the table instead.

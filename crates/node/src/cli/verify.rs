@@ -16,7 +16,7 @@ pub(crate) struct VerifyArgs {
 /// What to fetch with a proof. The server need not be trusted, but the root.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VerifyCommand {
-    /// Fetch an object, and prove that the bucket has it, or that it has none of this key
+    /// Fetch an object, and prove that the bucket has it, or that the bucket has no such key
     ///
     /// Exits with 0 if the object is there, with 1 if it is proved that there is none, and with 2 if nothing
     /// could be proved.

@@ -1,9 +1,8 @@
-//! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
+//! `fula gc`, `fula keys`, `fula masters` and `fula roots`, and the way of every command to the gateway.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use fula_service::Limits;
-use fula_stores::PostgresArbiter;
 use serde_json::{Value, json};
 
 use super::{
@@ -14,9 +13,9 @@ use crate::{
     admin::{self, Answer, Request, Step},
     cli::{
         AdminArgs, CasMode, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
-        MigrateArgs, RootsArgs, RootsCommand, SecretsArgs, SecretsCommand, Time,
+        RootsArgs, RootsCommand, Time,
     },
-    config::{Backends, database_url},
+    config::Backends,
     files::{self, DataDir},
     node::{Node, Purpose},
     output::{note, say},
@@ -69,9 +68,7 @@ async fn perform_within(
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text.into()),
-        Answer::Progress(_) | Answer::Data(_) => {
-            Err("the gateway's answer is incomplete".to_owned().into())
-        }
+        _ => Err("the gateway's answer is incomplete".to_owned().into()),
     }
 }
 
@@ -197,6 +194,9 @@ fn show_outlook(found: &Value) {
         );
     }
     row("dead", "dead_bytes", "not in use: most is freed when segments of the log are rewritten");
+    if let Some(failure) = found["failure"].as_str() {
+        say!("The last collection deleted nothing: {failure}.");
+    }
     show_retained(found, found["released_ms"].as_array().map(Vec::as_slice));
 }
 
@@ -432,59 +432,9 @@ fn show_recovery(status: &Value) {
             .collect();
         let name = bucket.rsplit('/').next().unwrap_or(bucket);
         say!(
-            "  bucket {bucket} is sealed, because masters hold different changes of it: {}",
+            "  bucket {bucket} is quarantined, because masters hold different changes of it: {}",
             versions.join("; ")
         );
         say!("  look at what fula roots merge {name} would do, then run it with --apply");
-    }
-}
-
-/// Runs `fula secrets`.
-pub(crate) fn secrets(args: SecretsArgs) -> ExitCode {
-    let file = match args.command {
-        SecretsCommand::Keygen { file } => file,
-        SecretsCommand::Public { file, json } => return public_keys(&file, json),
-    };
-    match files::make_sealing_key(&file, &fula_service::system_random()) {
-        Ok(()) => {
-            note!("Made {}. Copy it to every master, and keep a backup.", file.display());
-            ExitCode::SUCCESS
-        }
-        Err(error) => super::fail(&error),
-    }
-}
-
-/// Prints the public keys that follow from a sealing key.
-fn public_keys(file: &Path, as_json: bool) -> ExitCode {
-    let key = match files::read_key(file) {
-        Ok(key) => key,
-        Err(error) => return super::fail(&error),
-    };
-    let (master, node) = (key.ticket_key().public(), key.node_key().public());
-    if as_json {
-        say!("{}", json!({"master": master.to_string(), "node": node.to_string()}));
-    } else {
-        say!("master  {master}");
-        say!("node    {node}");
-    }
-    ExitCode::SUCCESS
-}
-
-/// Runs `fula migrate`.
-pub(crate) async fn migrate(args: MigrateArgs) -> ExitCode {
-    let url = match database_url(args.database_url, args.database_url_file.as_deref()) {
-        Ok(url) => url.unwrap_or_default(),
-        Err(error) => return Failure::from(error).report(),
-    };
-    match PostgresArbiter::migrate(&url, &args.roles).await {
-        Ok(grants) => {
-            // This goes to standard error, so that standard output can be sent to the database as it is.
-            note!("The arbiter's tables are up to date.");
-            for grant in grants {
-                say!("{grant}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => super::fail(&error),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     admin::perform,
-    text::{bytes, text},
+    text::{bytes, counted, number, text},
 };
 use crate::{
     admin::Request,
@@ -28,7 +28,7 @@ pub(crate) async fn usage(args: UsageArgs) -> ExitCode {
     let rows = |name: &str| page[name].as_array().cloned().unwrap_or_default();
     say!("{:<34} {:>8} {:>12} {:>12} {:>12}", "OWNER", "BUCKETS", "OBJECTS", "SIZE", "IN ALL");
     for row in rows("owners") {
-        say!("{:<34} {:>8} {}", whose(&row), row["buckets"], sizes(&row));
+        say!("{:<34} {:>8} {}", whose(&row), number(&row["buckets"]), sizes(&row));
     }
     say!();
     say!("{:<34} {:<28} {:>12} {:>12} {:>12}", "OWNER", "BUCKET", "OBJECTS", "SIZE", "IN ALL");
@@ -48,7 +48,7 @@ fn whose(row: &Value) -> &str {
 
 fn sizes(row: &Value) -> String {
     let (size, total) = (bytes(&row["bytes"]), bytes(&row["total_bytes"]));
-    format!("{:>12} {size:>12} {total:>12}", row["objects"])
+    format!("{:>12} {size:>12} {total:>12}", number(&row["objects"]))
 }
 
 /// Runs `fula clone`.
@@ -58,9 +58,9 @@ pub(crate) async fn clone(args: CloneArgs) -> ExitCode {
     match perform(&common, Request::Clone { bucket, version, name, user }).await {
         Ok(made) if common.json => say!("{made:#}"),
         Ok(made) => say!(
-            "Made the bucket {} with {} objects ({}) of {} at version {}. Nothing was copied.",
+            "Made the bucket {} with {} ({}) of {} at version {}. Nothing was copied.",
             text(&made["bucket"]),
-            made["objects"],
+            counted(&made["objects"], "object"),
             bytes(&made["bytes"]),
             text(&made["source"]),
             made["version"],

@@ -3,62 +3,26 @@
 mod output;
 mod source;
 
-use std::{io::IsTerminal, os::fd::AsFd, path::Path, process::ExitCode};
+use std::{fs::File, io::IsTerminal, os::fd::AsFd, path::Path, process::ExitCode};
 
 use fula_core::error::io_text;
-use fula_service::{Limits, error::chain};
 use serde_json::Value;
-use tokio::net::UnixStream;
 
 use self::output::Output;
 use super::{
     Failure, WRONG_USAGE,
-    admin::{finish, say_if_slow, scratch_for},
-    text::{bytes, text},
+    admin::finish,
+    reach::open_source,
+    text::{bytes, counted, text},
 };
 use crate::{
     admin::{
-        Answer, Request,
-        transfer::{self, Export, Import, Sink, Source},
+        Request,
+        transfer::{Export, Import, Sink, is_regular},
     },
-    cli::{AdminArgs, BlockSource, CasMode, ExportArgs, ImportCarArgs, TargetArgs},
-    config::Backends,
-    files::ScratchDir,
-    node::{Node, Purpose},
+    cli::{AdminArgs, BlockSource, ExportArgs, ImportCarArgs, TargetArgs},
     output::{note, say},
 };
-
-/// Who carries out a request.
-enum Reached {
-    /// The gateway that runs on the data directory.
-    Gateway(UnixStream),
-    /// This process, which has opened the stores.
-    Here(Box<Node>, Option<ScratchDir>),
-}
-
-async fn reach(args: &AdminArgs, request: &Request) -> Result<Reached, Failure> {
-    let key_file = args.secrets_key_file.clone();
-    let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
-    let mut backends = backends?;
-    let dir = backends.data_dir.clone();
-    let scratch = scratch_for(&mut backends, request)?;
-    if let Some(stream) = transfer::connect(&dir).await {
-        return Ok(Reached::Gateway(stream?));
-    }
-    let opening = Node::open(&backends, Limits::default(), Purpose::Administer, false);
-    let node = say_if_slow(opening, &backends).await.map_err(|error| chain(&error))?;
-    Ok(Reached::Here(Box::new(node), scratch))
-}
-
-fn value_of(answer: Answer) -> Result<Value, Failure> {
-    match answer {
-        Answer::Ok(value) => Ok(value),
-        Answer::Error(text) => Err(text.into()),
-        Answer::Progress(_) | Answer::Data(_) => {
-            Err("the gateway's answer is incomplete".to_owned().into())
-        }
-    }
-}
 
 /// Runs `fula export`.
 pub(crate) async fn export(args: ExportArgs) -> ExitCode {
@@ -97,7 +61,13 @@ fn show_exported(done: &Value) {
     );
 }
 
-async fn export_to(args: &ExportArgs, sink: Sink<'_>) -> Result<Value, Failure> {
+/// Exports to a file: to its descriptor if it is regular and a gateway runs, otherwise through `sink`.
+async fn export_to(
+    args: &ExportArgs,
+    file: &File,
+    written: impl FnMut(usize),
+    sink: Sink<'_>,
+) -> Result<Value, Failure> {
     let request = Export {
         bucket: args.bucket.bucket.clone(),
         user: args.user.clone(),
@@ -105,22 +75,29 @@ async fn export_to(args: &ExportArgs, sink: Sink<'_>) -> Result<Value, Failure> 
         since: args.since,
         backup: None,
     };
-    let answer = match reach(&args.common, &Request::Export(request.clone())).await? {
-        Reached::Gateway(stream) => transfer::export_from(stream, request, sink).await?,
-        Reached::Here(node, _scratch) => transfer::export_here(&node, &request, sink).await,
-    };
-    value_of(answer)
+    let source = open_source(&args.common, &Request::Export(request.clone())).await?;
+    if is_regular(file)
+        && let Some(exported) = source.export_file(request.clone(), file, written).await
+    {
+        return Ok(exported?);
+    }
+    Ok(source.export(request, sink).await?)
 }
 
 async fn export_to_output(args: &ExportArgs) -> Result<Value, Failure> {
     let output = std::io::stdout().as_fd().try_clone_to_owned();
-    let output = output.map_err(|error| format!("standard output: {}", io_text(&error)))?;
-    export_to(args, &mut tokio::fs::File::from_std(output.into())).await
+    let failed = |error: std::io::Error| format!("standard output: {}", io_text(&error));
+    let output = File::from(output.map_err(failed)?);
+    let mut sink = tokio::fs::File::from_std(output.try_clone().map_err(failed)?);
+    export_to(args, &output, |_| {}, &mut sink).await
 }
 
 async fn export_to_file(args: &ExportArgs, path: &Path) -> Result<Value, Failure> {
     let mut output = Output::create(path).await?;
-    match export_to(args, &mut output).await {
+    let (file, mut progress) = output.file().await?;
+    let exported = export_to(args, &file, |bytes| progress.written(bytes), &mut output).await;
+    drop(progress);
+    match exported {
         Ok(done) => {
             output.finish().await?;
             Ok(done)
@@ -145,18 +122,26 @@ pub(super) fn show_imported(done: &Value) {
     };
     let bucket = text(&done["bucket"]);
     if done["already"] == true {
-        say!("bucket {bucket} of {owner} has this root already");
+        say!("The bucket {bucket} of {owner} has this root already.");
         return;
     }
     say!(
-        "imported bucket {bucket} of {owner} at version {}: {} objects of {}, root {}",
+        "Made the bucket {bucket} of {owner} at version {}: {} of {}, root {}",
         done["version"],
-        done["objects"],
+        counted(&done["objects"], "object"),
         bytes(&done["bytes"]),
         text(&done["root"]),
     );
     if done["root"] != done["file_root"] {
-        say!("its root is a new one, over the same trees as {}", text(&done["file_root"]));
+        say!(
+            "It has the content of the root {}, under a root block of its own.",
+            text(&done["file_root"])
+        );
+    }
+    if done["without_policy"] == true {
+        say!(
+            "It is private: the policy was written for another bucket and is left out. Set one if others are to use it."
+        );
     }
 }
 
@@ -173,11 +158,7 @@ pub(super) async fn import_from(
     let TargetArgs { bucket, user } = target;
     let root_text = root.map(|root| root.to_string());
     let request = Import { bucket, user, root: root_text, without_mapped: false };
-    let reached = reach(common, &Request::Import(request.clone())).await?;
-    let source: Source = source::open(from, root).await?;
-    let answer = match reached {
-        Reached::Gateway(stream) => transfer::import_to(stream, request, source).await?,
-        Reached::Here(node, _scratch) => transfer::import_here(&node, &request, source).await,
-    };
-    value_of(answer)
+    let reached = open_source(common, &Request::Import(request.clone())).await?;
+    let source = source::open(from, root).await?;
+    Ok(reached.import(request, source).await?)
 }

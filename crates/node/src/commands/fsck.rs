@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     admin::perform,
-    text::{text, when},
+    text::{counted, text, when},
 };
 use crate::{
     admin::Request,
@@ -69,10 +69,10 @@ fn show(report: &Value) {
         let owner = text(&bucket["owner"]);
         let user = bucket["user"].as_str().map(|user| format!("{user}, ")).unwrap_or_default();
         say!(
-            "bucket {} of {user}owner {owner}: {} blocks, {} problems",
+            "bucket {} of {user}owner {owner}: {}, {}",
             text(&bucket["bucket"]),
-            bucket["blocks"],
-            bucket["count"]
+            counted(&bucket["blocks"], "block"),
+            counted(&bucket["count"], "problem")
         );
         for problems in alike(&bucket["problems"], &["where", "cleared_by"]) {
             let first = problems[0];
@@ -97,13 +97,16 @@ fn show(report: &Value) {
     if report["log_checked"] == false {
         say!("the log of a gateway was not checked: name its data directory with --data-dir");
     }
-    say!("{} problems", report["problems"]);
+    say!("{}", counted(&report["problems"], "problem"));
 }
 
 /// Prints what the storage nodes have lost.
 fn show_nodes(report: &Value) {
-    let Some(blocks) = report["blocks"].as_u64().filter(|blocks| *blocks > 0) else { return };
-    say!("storage nodes: {blocks} blocks of mapped objects, {} lost", report["lost_count"]);
+    if report["blocks"].as_u64().unwrap_or(0) == 0 {
+        return;
+    }
+    let blocks = counted(&report["blocks"], "block");
+    say!("storage nodes: {blocks} of mapped objects, {} lost", report["lost_count"]);
     for lost in report["lost"].as_array().into_iter().flatten() {
         let (bucket, key, cid) = (text(&lost["bucket"]), text(&lost["key"]), text(&lost["cid"]));
         let owner = text(&lost["owner"]);

@@ -1,53 +1,50 @@
 //! `fula gateway`: serves S3 until a signal stops it.
 
+mod greeting;
+
 use std::{
     io::IsTerminal,
     net::SocketAddr,
-    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use fula_gateway::{
     WireConfig, admin as wire_admin,
     ingest::{self, IngestRoutes, MasterIngest, NodeAddress, Trust},
     metrics,
+    psa::PinningRoutes,
     server::{self, ConnectionLimits, Listening},
     tls::Certificate,
 };
-use fula_service::{
-    Mapping, MasterInfo, PublicReads, Recovery, Service, ServiceError,
-    auth::{Revoked, user_of},
-    error::chain,
-};
+use fula_service::{Mapping, MasterInfo, PublicReads, Service, ServiceError, error::chain};
 use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
+use self::greeting::{credentials_fault, greet, set_first_key};
 use super::{Failure, fail};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
     config::{
-        ConfigError, GatewayConfig, IngestConfig, PeerAddress, PinConfig, admin_limits,
+        ConfigError, GatewayConfig, IngestConfig, PeerAddress, PinConfig, PsaConfig, admin_limits,
         raise_descriptors,
     },
     files::{self, FileError},
     gauges, gc,
     ingest::{NodeLinks, OwnMaster, settle_for_ever},
     jwks, lifecycle,
-    listeners::{ListenError, Taken, usable},
+    listeners::{ListenError, Taken},
     node::{Node, NodeError, Purpose, host_name},
-    output::say,
     pins::Pinner,
+    psa::Fetcher,
     public, readiness,
     reload::{Hangups, Parts},
     scrub,
     state::Running,
 };
-
-/// The user of the first access key.
-const FIRST_USER: &str = "admin";
 
 /// The reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +100,13 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let (service, ingest, public) = with_ingest(&config, &node, service).await?;
     let cid_budget = service.unauthenticated_budget().clone();
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
-    let gateway = gateway.with_ingest(ingest);
+    let mut gateway = gateway.with_ingest(ingest);
+    let fetcher = pin_fetcher(&node, config.psa.as_ref())?;
+    if let Some((fetcher, pins_max)) = &fetcher {
+        let fetcher = Arc::clone(fetcher) as _;
+        gateway =
+            gateway.with_pinning(PinningRoutes::new(node.service.clone(), fetcher, *pins_max));
+    }
 
     let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
     let socket = admin::listen(&config.backends.data_dir)?;
@@ -136,6 +139,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node, &config);
     start_pinning(&node, config.pins.clone())?;
+    if let Some((fetcher, _)) = &fetcher {
+        fetcher.start();
+    }
     let rated = gateway.clone();
     let parts = Parts {
         authenticator: node.authenticator.clone(),
@@ -154,8 +160,21 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         let gateway = gateway.clone();
         async move { gateway.handle(request).await }
     };
-    let stopped = wait_for(stop);
+    let stopping = node.service.clone();
+    let stopped = async move {
+        wait_for(stop).await;
+        stopping.stop_waits();
+    };
     let cut = server::serve(listener, how, stopped, answer).await;
+    finish(&node, cut, grace).await;
+    drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Commits what is queued, and gives up what other masters would wait for. `cut` is the number of connections that
+/// were still open at the end of the grace period.
+async fn finish(node: &Node, cut: usize, grace: Duration) {
     if cut > 0 {
         tracing::warn!(cut, "connections were still open at the end of the grace period");
     }
@@ -172,9 +191,6 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
             "a collection will wait for this master, whose lease is not given up"
         );
     }
-    drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// Connects the service with the storage nodes, and opens the one of this gateway if it is on. Holds of an
@@ -296,6 +312,18 @@ fn start_pinning(node: &Arc<Node>, config: PinConfig) -> Result<(), StartError> 
     Ok(())
 }
 
+/// Makes what fetches the pins of users, if the Pinning Service API is on. Returns it with the number of pins that
+/// an owner may have.
+pub(super) fn pin_fetcher(
+    node: &Node,
+    config: Option<&PsaConfig>,
+) -> Result<Option<(Arc<Fetcher>, u64)>, StartError> {
+    let Some(config) = config else { return Ok(None) };
+    let fetcher = Fetcher::new(node, config.clone());
+    let fetcher = fetcher.map_err(|error| StartError::Process("HTTP", error.into()))?;
+    Ok(Some((fetcher, config.pins_max)))
+}
+
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
 pub(super) fn warn_of_unknown_settings(role: &str) {
     for found in cli::ineffective(std::env::vars_os().map(|(name, _)| name), role) {
@@ -332,26 +360,6 @@ fn report_recovery(node: &Node) {
     }
 }
 
-/// Makes sure that the first user has an access key, and that the credentials file holds it.
-async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartError> {
-    let now = node.service.arbiter().now().await.map_err(StartError::FirstKey)?;
-    if let Some((id, secret)) = &config.first_key {
-        let revoked = Revoked::Key(id.clone());
-        if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
-            return Err(StartError::RevokedKey(id.clone()));
-        }
-        let imported = node.authenticator.keys().import_own(FIRST_USER, id, secret, now).await;
-        imported.map_err(StartError::FirstKey)?;
-        return Ok(files::write_credentials(&config.backends.data_dir, id, secret)?);
-    }
-    if files::credentials_path(&config.backends.data_dir).exists() {
-        return Ok(());
-    }
-    let made =
-        node.authenticator.keys().create(FIRST_USER, now).await.map_err(StartError::FirstKey)?;
-    Ok(files::write_credentials(&config.backends.data_dir, &made.0.id, &made.1)?)
-}
-
 /// Announces this master to the other masters of a shared arbiter, and logs its name.
 async fn introduce(node: &Node, listen: Option<SocketAddr>) {
     let Some(recovery) = &node.recovery else { return };
@@ -369,100 +377,10 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
         address: listen.map(address).unwrap_or_default(),
         host,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        secrets_keys: node.authenticator.keys().sealing_lines(),
     };
     if let Err(error) = recovery.introduce(info).await {
         tracing::warn!(error = chain(&error), "cannot announce this master to the other ones yet");
-    }
-}
-
-/// Returns why nobody should use the key in the credentials file, if that is so.
-async fn credentials_fault(config: &GatewayConfig, node: &Node) -> Option<String> {
-    let Some(id) = files::credentials_id(&config.backends.data_dir) else {
-        return Some("the file has no access key".to_owned());
-    };
-    let (keys, revocations) = (node.authenticator.keys(), node.authenticator.revocations());
-    // Where the arbiter does not answer, nothing is known about the key.
-    let Some(found) = keys.find(&id).await.ok()? else {
-        let was_revoked = keys.was_revoked(&id, None).await.unwrap_or(false);
-        return Some(
-            if was_revoked { "its key was revoked" } else { "its key is unknown here" }.to_owned(),
-        );
-    };
-    let user = &found.identity.user;
-    if revocations.refuses_key(user, found.created, Some(&id)) {
-        return Some("its key was revoked".to_owned());
-    }
-    (*user != user_of(FIRST_USER))
-        .then(|| format!("its key belongs to {user}, not to {FIRST_USER}"))
-}
-
-/// Prints where everything is. `fault` is the reason why nobody should use the key in the credentials file.
-fn greet(
-    config: &GatewayConfig,
-    node: &Node,
-    listener: &TcpListener,
-    admin: &TcpListener,
-    fault: Option<&str>,
-) {
-    let address = |listener: &TcpListener| {
-        listener.local_addr().map_or_else(|_| "?".to_owned(), |address| usable(address).to_string())
-    };
-    let data_dir = std::path::absolute(&config.backends.data_dir);
-    let data_dir = data_dir.as_deref().unwrap_or(Path::new("?"));
-    let credentials = files::credentials_path(data_dir);
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let name = node.recovery.as_ref().map(Recovery::name);
-    let (note, credentials_line) = match fault {
-        None => {
-            let line = format!("  export AWS_SHARED_CREDENTIALS_FILE={}", credentials.display());
-            (String::new(), line)
-        }
-        Some(fault) => {
-            let make = format!(
-                "  (echo '[default]'; fula keys create --user {FIRST_USER} --data-dir {}) > new-credentials\n\
-                 \x20 export AWS_SHARED_CREDENTIALS_FILE=$PWD/new-credentials",
-                data_dir.display()
-            );
-            (format!("  (do not use it: {fault})"), make)
-        }
-    };
-    say!(
-        "Fula {version} serves S3 on {scheme}://{s3}\n\n\
-         \x20 data         {data}\n\
-         {master}\
-         \x20 arbiter      {arbiter}\n\
-         \x20 blocks       {blocks}\n\
-         \x20 credentials  {credentials}{note}\n\
-         \x20 health       http://{admin}/healthz  /readyz  /metrics\n\
-         {everywhere}\n\
-         Paste this to use it:\n\n\
-         \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region} AWS_DEFAULT_REGION={region}\n\
-         {credentials_line}\n\
-         \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
-         \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
-        version = cli::VERSION,
-        s3 = address(listener),
-        admin = address(admin),
-        data = data_dir.display(),
-        everywhere = everywhere(listener, scheme),
-        master = name.map(|name| format!("  master       {name}\n")).unwrap_or_default(),
-        arbiter = config.backends.arbiter_name(),
-        blocks = config.backends.blocks_name(),
-        credentials = credentials.display(),
-        region = config.wire.region,
-    );
-}
-
-/// Returns the line that says how other machines reach this gateway, or nothing if they cannot.
-fn everywhere(listener: &TcpListener, scheme: &str) -> String {
-    match listener.local_addr() {
-        Ok(address) if address.ip().is_unspecified() => {
-            let host = Some(host_name()).filter(|host| !host.is_empty());
-            let host = host.as_deref().unwrap_or("ADDRESS");
-            let port = address.port();
-            format!("  listens on   all addresses of this machine, e.g. {scheme}://{host}:{port}\n")
-        }
-        _ => String::new(),
     }
 }
 

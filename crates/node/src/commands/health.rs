@@ -27,7 +27,7 @@ pub(crate) async fn run(args: HealthArgs) -> ExitCode {
 }
 
 /// Returns the answer of the admin listener, if its status is 200.
-async fn ask(address: SocketAddr, path: &str) -> Result<String, String> {
+pub(super) async fn ask(address: SocketAddr, path: &str) -> Result<String, String> {
     let url = format!("http://{}{path}", usable(address));
     let away = |error: reqwest::Error| {
         let why = chain(&error.without_url());

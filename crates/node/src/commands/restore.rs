@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use super::{
     Failure, WRONG_USAGE,
     admin::finish,
-    backup::{Part, open_source, put_back},
+    backup::{Part, put_back},
     car::{import_from, show_imported},
+    reach::open_source,
     text::text,
 };
 use crate::{
-    admin::{Request, transfer::Import},
+    admin::{
+        Request,
+        transfer::{Import, Input},
+    },
     backup::{Bucket, Manifest, Meter, Place, Source, stream_of, time_in},
     cli::{AdminArgs, BlockSource, CasMode, RestoreArgs},
     config::Backends,
@@ -64,12 +68,12 @@ async fn from_backup(args: &RestoreArgs, place: &str) -> Result<Value, Failure> 
         Some(name) => vec![find(&manifest, name, args.target.user.as_deref())?.clone()],
         None => all_of(&manifest, args.target.user.as_deref()),
     };
-    let with_state = args.all && !args.buckets_only;
-    if with_state && manifest.keys > 0 {
+    let with_keys = args.all && !args.buckets_only;
+    if with_keys && manifest.keys > 0 {
         check_data_dir(&args.common, &manifest)?;
     }
     let source = open_source(&args.common, &Request::Import(Import::default())).await?;
-    if with_state && manifest.keys > 0 {
+    if with_keys && manifest.keys > 0 {
         check_secrets_key(&source, &manifest).await?;
     }
     let mut restoring = Restoring {
@@ -81,13 +85,13 @@ async fn from_backup(args: &RestoreArgs, place: &str) -> Result<Value, Failure> 
         failed: Vec::new(),
     };
     let mut state = Told::default();
-    if with_state {
+    if args.all {
         put_back(&source, &place, &manifest, Part::Revocations, |told| state.add(told)).await?;
     }
     for bucket in &buckets {
         restoring.bucket(bucket, args.target.bucket.as_deref()).await;
     }
-    if with_state {
+    if with_keys {
         put_back(&source, &place, &manifest, Part::Keys, |told| state.add(told)).await?;
     }
     Ok(json!({
@@ -95,7 +99,7 @@ async fn from_backup(args: &RestoreArgs, place: &str) -> Result<Value, Failure> 
         "time_ms": manifest.time_ms,
         "buckets": restoring.done,
         "failed": restoring.failed,
-        "state": with_state.then(|| state.json()),
+        "state": args.all.then(|| state.json()),
     }))
 }
 
@@ -186,7 +190,7 @@ fn all_of(manifest: &Manifest, user: Option<&str>) -> Vec<Bucket> {
     all
 }
 
-/// Refuses to begin a data directory without the key that the access keys of the backup are sealed under: a fresh key
+/// Refuses to begin a data directory without the key that encrypts the access keys of the backup: a fresh key
 /// would be made.
 fn check_data_dir(args: &AdminArgs, manifest: &Manifest) -> Result<(), Failure> {
     let key_file = args.secrets_key_file.clone();
@@ -205,7 +209,7 @@ fn check_data_dir(args: &AdminArgs, manifest: &Manifest) -> Result<(), Failure> 
         format!("copy it to {}", file.display())
     };
     Err(format!(
-        "the access keys of the backup are sealed with a secrets.key that the data directory lacks: {how}, or leave \
+        "the access keys of the backup are encrypted with a secrets.key that the data directory lacks: {how}, or leave \
          access keys out with --buckets-only"
     )
     .into())
@@ -213,11 +217,12 @@ fn check_data_dir(args: &AdminArgs, manifest: &Manifest) -> Result<(), Failure> 
 
 async fn check_secrets_key(source: &Source, manifest: &Manifest) -> Result<(), String> {
     let facts = source.ask(Request::BackupFacts).await?;
-    if facts["secrets_key"] == manifest.secrets_key.as_str() {
+    let is_it = |line: &Value| *line == manifest.secrets_key.as_str();
+    if facts["secrets_keys"].as_array().is_some_and(|lines| lines.iter().any(is_it)) {
         return Ok(());
     }
-    Err("the access keys of the backup are sealed with another secrets.key than the one in use here: use that one, or \
-         leave access keys out with --buckets-only"
+    Err("the access keys of the backup are encrypted with another secrets.key than the one in use here: use that one, \
+         add its lines, or leave access keys out with --buckets-only"
         .to_owned())
 }
 
@@ -277,7 +282,7 @@ impl Restoring<'_> {
     }
 
     async fn import(&self, bucket: &Bucket, name: &str) -> Result<Value, String> {
-        BucketName::parse(name).map_err(|error| format!("{name}: {error}"))?;
+        BucketName::parse_stored(name).map_err(|error| format!("{name}: {error}"))?;
         let request = Import {
             bucket: Some(name.to_owned()),
             user: Some(bucket.owner.clone()),
@@ -291,7 +296,7 @@ impl Restoring<'_> {
                 meter.moved(piece.len());
             }
         });
-        self.source.import(request, counted.boxed()).await
+        self.source.import(request, Input::Stream(counted.boxed())).await
     }
 }
 
@@ -328,7 +333,7 @@ fn show(done: &Value) {
         show_imported(bucket);
         if bucket["bucket"] != bucket["from"] {
             say!(
-                "it is bucket {} at version {}, beside the one that is there",
+                "It is {} as of version {}. The bucket that has that name now is unchanged.",
                 text(&bucket["from"]),
                 bucket["backup_version"]
             );
@@ -337,7 +342,7 @@ fn show(done: &Value) {
     let state = &done["state"];
     if state.is_object() {
         say!(
-            "put back {} access keys and {} revocations; {} access keys were there",
+            "Put back {} access keys and {} revocations. {} access keys were there already.",
             state["keys"],
             state["revocations"],
             state["already"]

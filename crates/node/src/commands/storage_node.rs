@@ -6,6 +6,7 @@ use fula_gateway::{
     admin as wire_admin,
     ingest::{IngestRoutes, Trust},
     metrics,
+    psa::PinningRoutes,
     server::{self, Listening},
     tls::Certificate,
 };
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 use super::{
     Failure, fail,
     gateway::{
-        StartError, note_running, start_log, stop_signal, tls_of, wait_for,
+        StartError, note_running, pin_fetcher, start_log, stop_signal, tls_of, wait_for,
         warn_of_unknown_settings,
     },
 };
@@ -58,7 +59,9 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     gauges::begin();
-    let opened = Node::open(&config.backends, Limits::default(), Purpose::Store, false).await?;
+    // Pins of an owner count against a quota of their own, which is as large as that of blocks.
+    let limits = Limits { owner_bytes_max: config.limits.quota, ..Limits::default() };
+    let opened = Node::open(&config.backends, limits, Purpose::Store, false).await?;
     let node = Arc::new(opened);
     node.authenticator.set_policy(config.policy.clone());
     if let Some(source) = &config.jwks {
@@ -73,6 +76,12 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
         Arc::clone(&trust),
         config.routes.clone(),
     );
+
+    let fetcher = pin_fetcher(&node, config.psa.as_ref())?;
+    if let Some((fetcher, pins_max)) = &fetcher {
+        let fetcher = Arc::clone(fetcher) as _;
+        routes.serve_pins(PinningRoutes::new(node.service.clone(), fetcher, *pins_max));
+    }
 
     let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
     let socket = admin::listen(&config.backends.data_dir)?;
@@ -98,9 +107,12 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
         ..how.clone()
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
-    tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     let (rated, reloaded) = (routes.clone(), authenticator.clone());
+    if let Some((fetcher, _)) = &fetcher {
+        fetcher.start();
+    }
     let masters = start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     let mut by_cid = None;
     if let Some(taken) = cid_listener {
         let blocks = Arc::new(NodeBlocks { node: storage.clone(), masters });
@@ -142,6 +154,7 @@ fn start_background_work(
     let key = node.node_key();
     let masters = MasterLinks::new(masters, &key, trust, authenticator.clone());
     let masters = Arc::new(masters.map_err(|error| StartError::Process("HTTP", error.into()))?);
+    node.masters.set(Arc::clone(&masters)).expect("nobody else sets it");
     tokio::spawn(Arc::clone(&masters).watch());
     tokio::spawn(settle_for_ever(storage.clone(), Arc::clone(&masters) as _));
     tokio::spawn(async move { authenticator.revocations().run().await });

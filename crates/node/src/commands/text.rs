@@ -8,6 +8,17 @@ pub(super) fn text(value: &Value) -> &str {
     value.as_str().filter(|text| !text.is_empty()).unwrap_or("-")
 }
 
+/// Returns a number as text, which a width applies to, or a dash if it is none.
+pub(super) fn number(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+/// Returns a number with what it counts: "1 problem", "2 problems".
+pub(super) fn counted(value: &Value, one: &str) -> String {
+    let many = if value.as_u64() == Some(1) { "" } else { "s" };
+    format!("{} {one}{many}", number(value))
+}
+
 /// Formats a time in milliseconds since 1970, to the second, as RFC 3339.
 pub(super) fn when(value: &Value) -> String {
     let millis = i128::from(value.as_u64().unwrap_or(0));
@@ -51,6 +62,9 @@ mod tests {
         let value = json!([4_200, 3_661_000, null]);
         let shown: Vec<String> = (0..3).map(|n| ago(&value[n])).collect();
         assert_eq!(shown, ["4s ago", "1h 1m ago", "never seen"]);
+        assert_eq!(format!("{:>4}|{:>2}", number(&json!(12)), number(&json!(null))), "  12| -");
+        let shown = [0, 1, 2].map(|count| counted(&json!(count), "block"));
+        assert_eq!(shown, ["0 blocks", "1 block", "2 blocks"]);
         assert_eq!(when(&json!(1_764_424_800_123_u64)), "2025-11-29T14:00:00Z");
     }
 }

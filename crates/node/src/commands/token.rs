@@ -150,7 +150,7 @@ fn read_typed_data(path: &Path) -> Result<Claims, String> {
         claims_of(&data["message"]).filter(|claims| claims.to_typed_data() == data)
     });
     claims.ok_or_else(|| {
-        "--typed-data is not what `fula token typed-data` printed: make it anew, and pass it on unchanged"
+        "--typed-data is not what `fula token typed-data` printed: make it again, and do not change it"
             .to_owned()
     })
 }

@@ -7,7 +7,7 @@ use fula_identity::Policy;
 use fula_ingest::{NodeLimits, PublicKey, SignerId, mapping::HOLDERS_MAX};
 use reqwest::Url;
 
-use super::{Backends, ConfigError, ConnectionConfig, Jwks, auth, both};
+use super::{Backends, ConfigError, ConnectionConfig, Jwks, PsaConfig, auth, both};
 use crate::cli::{
     CasMode, DataDirArgs, IngestLimits, IngestSettings, LogFormat, SharedArgs, StorageNodeSettings,
 };
@@ -162,6 +162,8 @@ pub(crate) struct StorageNodeConfig {
     pub(crate) log: LogFormat,
     pub(crate) policy: Policy,
     pub(crate) jwks: Option<Jwks>,
+    /// The Pinning Service API; `None` if it is off.
+    pub(crate) psa: Option<PsaConfig>,
 }
 
 impl StorageNodeConfig {
@@ -202,6 +204,7 @@ impl StorageNodeConfig {
             log: settings.log,
             policy: auth::policy(&settings.auth)?,
             jwks: auth::jwks(&settings.auth)?,
+            psa: PsaConfig::check(&settings.psa)?,
         })
     }
 }

@@ -5,6 +5,7 @@ mod auth;
 mod connections;
 mod ingest;
 mod pins;
+mod psa;
 mod secrets;
 
 use std::{
@@ -27,6 +28,7 @@ pub(crate) use self::{
     connections::{ConnectionConfig, admin_limits, raise_descriptors},
     ingest::{IngestConfig, PeerAddress, StorageNodeConfig},
     pins::{PinConfig, PinTarget, TargetKind, Token},
+    psa::{FetchSource, PsaConfig},
     secrets::{BlocksCredentials, database_url},
 };
 
@@ -199,7 +201,7 @@ pub(crate) struct GatewayConfig {
     pub(crate) shutdown_grace: Duration,
     /// Time in which every block is read once; zero turns that off.
     pub(crate) scrub: Duration,
-    /// Interval at which lifecycle rules are worked off; zero turns that off.
+    /// Interval at which lifecycle rules are applied; zero turns that off.
     pub(crate) lifecycle_every: Duration,
     pub(crate) log: LogFormat,
     pub(crate) first_key: Option<(String, Secret)>,
@@ -215,6 +217,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) ingest: IngestConfig,
     /// What is pinned on IPFS.
     pub(crate) pins: PinConfig,
+    /// The Pinning Service API; `None` if it is off.
+    pub(crate) psa: Option<PsaConfig>,
 }
 
 impl GatewayConfig {
@@ -238,7 +242,7 @@ impl GatewayConfig {
         if (self.policy.eip712 || takes_jwts) && !is_private && !self.listen.ip().is_loopback() {
             warnings.push(
                 "tokens from other machines are refused, because they come over plain HTTP; set \
-                 FULA_TLS_CERT and FULA_TLS_KEY, or FULA_TLS_TERMINATED=on if a proxy ends TLS",
+                 FULA_TLS_CERT and FULA_TLS_KEY, or FULA_TLS_TERMINATED=on if a proxy terminates TLS",
             );
         }
         warnings
@@ -271,6 +275,7 @@ impl GatewayConfig {
             admin_listen: settings.admin_listen,
             ingest: IngestConfig::check(&settings.ingest, &backends)?,
             pins: PinConfig::check(&settings.pins)?,
+            psa: PsaConfig::check(&settings.psa)?,
             backends,
             wire,
             tls: both(settings.tls_cert, settings.tls_key, ConfigError::HalfOfTls)?,
@@ -329,6 +334,7 @@ fn limits(settings: &GatewaySettings) -> Limits {
 fn wire(settings: &GatewaySettings) -> Result<WireConfig, ConfigError> {
     let limits = WireLimits {
         xml_bytes_max: settings.xml_bytes.length(),
+        commit_bytes_max: settings.commit_bytes.length(),
         header_timeout: settings.header_timeout.0,
         body_idle_timeout: settings.body_idle_timeout.0,
         body_bytes_per_second_min: settings.body_pace.0,

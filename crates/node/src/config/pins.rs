@@ -23,7 +23,7 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    fn read(file: &Path) -> Result<Self, FileError> {
+    pub(super) fn read(file: &Path) -> Result<Self, FileError> {
         let bytes = files::read_secret(file)?;
         Ok(Self(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned())))
     }

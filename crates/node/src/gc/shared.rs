@@ -8,17 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use fula_core::{
-    MetadataStore, StoreError,
-    metadata::{Table, WriteOutcome},
-    root::TimeMs,
-};
+use fula_core::{MetadataStore, StoreError, metadata::Table, root::TimeMs};
 use fula_service::{Collection, error::chain};
 use serde::{Deserialize, Serialize};
 
-use super::{Growth, LOOK_EVERY, Passes, REST};
-use crate::node::Node;
+use super::{Failed, Growth, LOOK_EVERY, Passes, REST, outcome};
+use crate::{
+    node::Node,
+    turn::{self, Holder, millis},
+};
 
 /// Name of the record.
 const NAME: &str = "collection";
@@ -42,16 +40,27 @@ const IDLE_BYTES: u64 = 4 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Record {
-    /// Writer id of the master that collects; empty while none does.
-    by: String,
-    /// Time of its last update of the record, by the arbiter's clock.
-    touched_ms: TimeMs,
+    /// The master that collects, by its writer id.
+    #[serde(flatten)]
+    holder: Holder,
     /// End of the last collection that succeeded, by the arbiter's clock; 0 before the first.
     pub(crate) ended_ms: TimeMs,
     /// Name of the machine of the master that collected.
     pub(crate) host: String,
     /// The result of that collection.
     pub(crate) found: Option<Collection>,
+    /// The reason why the newest collection deleted nothing, if it failed.
+    pub(crate) failure: Option<String>,
+}
+
+impl turn::Record for Record {
+    fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    fn holder_mut(&mut self) -> &mut Holder {
+        &mut self.holder
+    }
 }
 
 /// Returns the record of the last collection.
@@ -59,27 +68,13 @@ pub(crate) struct Record {
 /// # Errors
 /// [`StoreError`].
 pub(crate) async fn last(metadata: &dyn MetadataStore) -> Result<Record, StoreError> {
-    Ok(read(metadata).await?.1)
-}
-
-async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Record), StoreError> {
-    let Some(entry) = metadata.read(Table::Modes, NAME).await? else {
-        return Ok((0, Record::default()));
-    };
-    // A record of a later version is as good as none.
-    let record = entry.value.and_then(|value| serde_json::from_slice(&value).ok());
-    Ok((entry.version, record.unwrap_or_default()))
-}
-
-fn millis(time: Duration) -> TimeMs {
-    TimeMs::try_from(time.as_millis()).unwrap_or(TimeMs::MAX)
+    Ok(turn::parse(metadata.read(Table::Modes, NAME).await?).1)
 }
 
 /// One collection of this master.
 struct Turn<'a> {
     node: &'a Node,
-    version: u64,
-    record: Record,
+    turn: turn::Turn<'a, Record>,
 }
 
 impl<'a> Turn<'a> {
@@ -87,29 +82,13 @@ impl<'a> Turn<'a> {
     async fn begin(node: &'a Node) -> Result<Option<Self>, String> {
         let arbiter = node.service.arbiter();
         let now = arbiter.now().await.map_err(|error| chain(&error))?;
-        let (version, mut record) =
-            read(node.metadata.as_ref()).await.map_err(|error| chain(&error))?;
-        let own = arbiter.writer().to_string();
-        let is_silent = now.saturating_sub(record.touched_ms) > millis(TAKEN_OVER_AFTER);
-        if !record.by.is_empty() && record.by != own && !is_silent {
-            return Ok(None);
-        }
-        (record.by, record.touched_ms) = (own, now);
-        let mut turn = Self { node, version, record };
-        Ok(turn.write().await?.then_some(turn))
-    }
-
-    /// Writes the record. Returns false if another master has written it.
-    async fn write(&mut self) -> Result<bool, String> {
-        let value = Some(Bytes::from(serde_json::to_vec(&self.record).unwrap_or_default()));
-        let written = self.node.metadata.write(Table::Modes, NAME, self.version, value).await;
-        match written.map_err(|error| chain(&error))? {
-            WriteOutcome::Done(version) => {
-                self.version = version;
-                Ok(true)
-            }
-            WriteOutcome::Conflict(_) => Ok(false),
-        }
+        let (metadata, own) = (node.metadata.as_ref(), arbiter.writer().to_string());
+        let begun = async {
+            let mut turn = turn::Turn::read(metadata, (Table::Modes, NAME), own).await?;
+            let is_begun = turn.is_free(now, TAKEN_OVER_AFTER) && turn.take(now).await?;
+            Ok(is_begun.then_some(Self { node, turn }))
+        };
+        begun.await.map_err(|error: StoreError| chain(&error))
     }
 
     /// Collects, and ends the turn.
@@ -127,13 +106,15 @@ impl<'a> Turn<'a> {
                 passes.done
             });
         }
-        self.record.by = String::new();
         if let Ok(found) = &collected {
-            let ended = node.service.arbiter().time().unwrap_or(self.record.touched_ms);
-            self.record.ended_ms = ended;
-            (self.record.host, self.record.found) = (crate::node::host_name(), Some(*found));
+            let record = &mut self.turn.record;
+            record.ended_ms = node.service.arbiter().time().unwrap_or(record.holder.touched_ms);
+            (record.host, record.found) = (crate::node::host_name(), Some(*found));
         }
-        self.touch().await;
+        self.turn.record.failure = collected.as_ref().err().cloned();
+        if let Err(error) = self.turn.give_back().await {
+            say_not_updated(&error);
+        }
         collected
     }
 
@@ -149,38 +130,24 @@ impl<'a> Turn<'a> {
             std::pin::pin!(node.service.collect_shared(node.recovery.as_ref(), retention, rest));
         let collected = loop {
             if let Ok(collected) = tokio::time::timeout(TOUCH_EVERY, &mut collecting).await {
-                break collected.map_err(|error| chain(&error));
+                break collected.map_err(Failed::from);
             }
-            self.record.touched_ms += millis(TOUCH_EVERY);
-            if !self.touch().await {
-                break Err("another master has taken the collection over".to_owned());
+            let now = self.turn.record.holder.touched_ms + millis(TOUCH_EVERY);
+            let is_ours = self.turn.take(now).await.unwrap_or_else(|error| {
+                say_not_updated(&error);
+                true
+            });
+            if !is_ours {
+                break Err("another master has taken the collection over".to_owned().into());
             }
         };
-        super::account(node, began, collected)
+        outcome::account(node, began, collected)
     }
+}
 
-    /// Updates the record. Returns false if another master has taken the collection over.
-    async fn touch(&mut self) -> bool {
-        match self.write().await {
-            Ok(true) => true,
-            Ok(false) => {
-                // The answer to an earlier update may have been lost.
-                let own = self.node.service.arbiter().writer().to_string();
-                match read(self.node.metadata.as_ref()).await {
-                    Ok((version, record)) if record.by == own => {
-                        self.version = version;
-                        true
-                    }
-                    Ok(_) => false,
-                    Err(_) => true,
-                }
-            }
-            Err(error) => {
-                tracing::debug!(error, "cannot update the record of the collection");
-                true
-            }
-        }
-    }
+/// Logs that the record could not be written. The next update tells whose turn it is.
+fn say_not_updated(error: &StoreError) {
+    tracing::debug!(error = chain(error), "cannot update the record of the collection");
 }
 
 /// Runs a collection for an operator. Returns `None` where nothing can be collected.
@@ -224,6 +191,7 @@ pub(crate) async fn tend(node: Arc<Node>) {
             && record.ended_ms > seen_end
         {
             seen_end = record.ended_ms;
+            outcome::forget_failure(&node);
             growth.collect(collectable, record.found.map_or(0, |found| found.live_bytes), added);
             collected = Instant::now();
             continue;
@@ -242,7 +210,7 @@ pub(crate) async fn tend(node: Arc<Node>) {
         };
         let result = match turn {
             Ok(turn) => {
-                let collected = turn.run(None, &|| growth.rest(collectable.max(beyond))).await;
+                let collected = turn.run(None, &|| growth.rest(collectable, beyond)).await;
                 seen_end =
                     last(node.metadata.as_ref()).await.map_or(seen_end, |last| last.ended_ms);
                 collected

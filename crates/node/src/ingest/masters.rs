@@ -1,7 +1,7 @@
 //! The masters as a storage node sees them: revocations, and which blocks are needed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -17,6 +17,7 @@ use fula_service::{
     error::chain,
 };
 use fula_stores::local::system_clock;
+use parking_lot::Mutex;
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
@@ -25,6 +26,9 @@ use crate::config::PeerAddress;
 
 /// Interval between two questions for revocations.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Route of the question for revocations.
+const REVOKED: &str = "/fula/ingest/revocations";
 
 /// Limits of a question for revocations.
 const REVOCATIONS: Bounds = Bounds { patience: Duration::from_secs(10), bytes_max: 16 << 20 };
@@ -42,6 +46,34 @@ pub(crate) struct MasterLinks {
     here: SignerId,
     trust: Arc<Trust>,
     authenticator: Authenticator,
+    /// Held while revocations are asked for: a master answers one such question of a node at a time.
+    asking: tokio::sync::Mutex<()>,
+    /// Arbiters of which no master answered the last question for revocations.
+    silent: Mutex<BTreeSet<SignerId>>,
+}
+
+/// A question that a master did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// There was no answer.
+    #[error("{0}")]
+    Silent(String),
+    /// The answer was a refusal.
+    #[error("it answered {0}: {1}")]
+    Refused(StatusCode, String),
+    /// The answer does not count, because it is not signed as it should be.
+    #[error("its answer is not signed with the key in FULA_MASTERS: {0}")]
+    Untrusted(String),
+}
+
+/// What a master said to this node when it was asked.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// Name of the master in `FULA_MASTERS`.
+    pub(crate) name: String,
+    /// The key that the masters of its arbiter share.
+    pub(crate) arbiter: SignerId,
+    pub(crate) answer: Result<(), Unanswered>,
 }
 
 impl MasterLinks {
@@ -61,7 +93,8 @@ impl MasterLinks {
             let client = PeerClient::new(http.clone(), Arc::clone(key), master.clone());
             arbiters.entry(master.id()).or_default().push(client);
         }
-        Ok(Self { arbiters, here: key.id(), trust, authenticator })
+        let (asking, silent) = (tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Self { arbiters, here: key.id(), trust, authenticator, asking, silent })
     }
 
     /// Copies the revocations of the masters, for ever.
@@ -72,8 +105,14 @@ impl MasterLinks {
             for (id, clients) in &self.arbiters {
                 let asked = Instant::now();
                 match self.look(clients).await {
-                    Ok(()) => self.trust.note_heard(*id, asked),
-                    Err(error) => failure = Some(error),
+                    Ok(()) => {
+                        self.trust.note_heard(*id, asked);
+                        self.silent.lock().remove(id);
+                    }
+                    Err(error) => {
+                        self.silent.lock().insert(*id);
+                        failure = Some(error);
+                    }
                 }
             }
             if let Some(error) = &failure
@@ -86,8 +125,27 @@ impl MasterLinks {
         }
     }
 
+    /// Returns the arbiters of which no master answered the last question for revocations.
+    pub(crate) fn silent(&self) -> Vec<SignerId> {
+        self.silent.lock().iter().copied().collect()
+    }
+
+    /// Asks each master for the revocations, as this node does all the time, and returns what each said.
+    pub(crate) async fn ask_each(&self) -> Vec<Said> {
+        let _asking = self.asking.lock().await;
+        let clients = self.arbiters.iter();
+        let clients =
+            clients.flat_map(|(arbiter, all)| all.iter().map(|client| (*arbiter, client)));
+        let asked = clients.map(async |(arbiter, client)| {
+            let answer = self.ask_one(client, REVOKED, Bytes::new(), REVOCATIONS).await;
+            Said { name: client.peer.name.clone(), arbiter, answer: answer.map(drop) }
+        });
+        futures::future::join_all(asked).await
+    }
+
     async fn look(&self, clients: &[PeerClient]) -> Result<(), String> {
-        let body = self.ask(clients, "/fula/ingest/revocations", Bytes::new(), REVOCATIONS).await?;
+        let _asking = self.asking.lock().await;
+        let body = self.ask(clients, REVOKED, Bytes::new(), REVOCATIONS).await?;
         let theirs: Vec<Revocation> =
             serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         let known: HashSet<String> =
@@ -144,22 +202,21 @@ impl MasterLinks {
         target: &str,
         body: Bytes,
         bounds: Bounds,
-    ) -> Result<Bytes, String> {
-        let reply = client.send(Method::POST, target, body, bounds).await?;
+    ) -> Result<Bytes, Unanswered> {
+        let sent = client.send(Method::POST, target, body, bounds).await;
+        let reply = sent.map_err(Unanswered::Silent)?;
         if reply.status != StatusCode::OK {
             let text = String::from_utf8_lossy(&reply.body);
-            let text: String = text.chars().take(200).collect();
-            return Err(format!("it answered {}: {text}", reply.status));
+            return Err(Unanswered::Refused(reply.status, text.chars().take(300).collect()));
         }
+        let untrusted = |why: &dyn std::fmt::Display| Unanswered::Untrusted(why.to_string());
         let signature = reply.headers.get(peer::HEADER).and_then(|text| text.to_str().ok());
-        let signature = signature.ok_or("its answer is not signed")?;
+        let signature = signature.ok_or_else(|| untrusted(&"it has no signature"))?;
         let key = client.peer.key;
         let key_of = |id| (id == key.id()).then_some(key);
         let line = peer::Line::of("ANSWER", &reply.signature);
         let sender = line.verify(signature, key_of, self.here, system_clock()());
-        sender.and_then(|sender| sender.sent(&reply.body)).map_err(|error| {
-            format!("its answer is not signed with the key in FULA_MASTERS: {error}")
-        })?;
+        sender.and_then(|sender| sender.sent(&reply.body)).map_err(|error| untrusted(&error))?;
         Ok(reply.body)
     }
 }

@@ -12,7 +12,7 @@ use fula_ingest::{
 };
 
 pub(crate) use self::{
-    masters::{MasterLinks, OwnMaster},
+    masters::{MasterLinks, OwnMaster, Said, Unanswered},
     nodes::NodeLinks,
 };
 

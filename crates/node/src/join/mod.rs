@@ -1,15 +1,24 @@
 //! Invitations: the settings that a new master or storage node needs, sealed to a key that it made
 //! (docs/adr/0055).
+//!
+//! The sealing is HPKE (RFC 9180) in base mode: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305.
 
-mod hpke;
+mod given;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, convert::Infallible, path::Path};
 
 use fula_service::{Random, error::chain};
-use k256::{PublicKey, SecretKey};
+use hpke::{
+    Deserializable, Kem, OpModeR, OpModeS, Serializable,
+    aead::ChaCha20Poly1305,
+    kdf::HkdfSha256,
+    kem::X25519HkdfSha256,
+    rand_core::{TryCryptoRng, TryRng},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub(crate) use self::given::Given;
 use crate::files;
 
 /// Beginning of a public key as text.
@@ -69,26 +78,71 @@ impl std::fmt::Debug for Invitation {
     }
 }
 
-/// Makes a key, writes it to a new file, and returns the public key.
+/// Public key of a new machine.
+pub(crate) type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
+type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
+type EncapsulatedKey = <X25519HkdfSha256 as Kem>::EncappedKey;
+
+/// The random number generator of the operating system, as the crate `hpke` asks for one.
+struct System<'a>(&'a Random);
+
+impl System<'_> {
+    fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        (self.0)(&mut bytes);
+        bytes
+    }
+}
+
+impl TryRng for System<'_> {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(u32::from_ne_bytes(self.bytes()))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(u64::from_ne_bytes(self.bytes()))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        (self.0)(out);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for System<'_> {}
+
+/// Makes a key, writes it to a new file, and returns the public key. If the file has a key already, that one stays
+/// and is returned.
 ///
 /// # Errors
-/// The reason why the file cannot be written.
+/// The reason why the file cannot be read or written.
 pub(crate) fn make_key(file: &Path, random: &Random) -> Result<String, String> {
-    let key =
-        hpke::generate(random).ok_or("no key could be made: the source of randomness fails")?;
-    let text = Zeroizing::new(format!("{}\n", hex::encode(key.to_bytes())));
+    if std::fs::symlink_metadata(file).is_ok() {
+        return read_key(file).map(|key| text_of(&X25519HkdfSha256::sk_to_pk(&key)));
+    }
+    let (private, public) = X25519HkdfSha256::gen_keypair_with_rng(&mut System(random));
+    let text = Zeroizing::new(format!("{}\n", hex::encode(private.to_bytes())));
     files::write_new(file, &text).map_err(|error| chain(&error))?;
-    Ok(text_of(&key.public_key()))
+    Ok(text_of(&public))
 }
 
 fn text_of(key: &PublicKey) -> String {
-    format!("{KEY_PREFIX}{}", hex::encode(key.to_sec1_bytes()))
+    format!("{KEY_PREFIX}{}", hex::encode(key.to_bytes()))
 }
 
-fn read_key(file: &Path) -> Result<SecretKey, String> {
+fn read_key(file: &Path) -> Result<PrivateKey, String> {
+    if !file.exists() {
+        return Err(format!(
+            "there is no key in {}: `fula join` makes one before the invitation is written, and removes it once it \
+             was used",
+            file.display()
+        ));
+    }
     let text = files::read_secret(file).map_err(|error| chain(&error))?;
     let bytes = hex::decode(&*text).map(Zeroizing::new);
-    let key = bytes.ok().and_then(|bytes| SecretKey::from_slice(&bytes).ok());
+    let key = bytes.ok().and_then(|bytes| PrivateKey::from_bytes(&bytes).ok());
     key.ok_or_else(|| format!("{} is no key that `fula join` has made", file.display()))
 }
 
@@ -98,7 +152,7 @@ fn read_key(file: &Path) -> Result<SecretKey, String> {
 /// The reason, for the command line.
 pub(crate) fn public_key(text: &str) -> Result<PublicKey, String> {
     let bytes = text.strip_prefix(KEY_PREFIX).and_then(|digits| hex::decode(digits).ok());
-    let key = bytes.and_then(|bytes| PublicKey::from_sec1_bytes(&bytes).ok());
+    let key = bytes.and_then(|bytes| PublicKey::from_bytes(&bytes).ok());
     key.ok_or_else(|| "it is what `fula join` prints, and begins with fulajoin".to_owned())
 }
 
@@ -117,9 +171,13 @@ pub(crate) fn seal(
     let associated = serde_json::to_vec(&head).map_err(|error| error.to_string())?;
     let message =
         Zeroizing::new(serde_json::to_vec(invitation).map_err(|error| error.to_string())?);
-    let (key, sealed) = hpke::seal(to, INFO, &associated, &message, random)
-        .ok_or("the invitation cannot be sealed: the source of randomness fails")?;
-    let document = Document { head, key: hex::encode(key), sealed: hex::encode(sealed) };
+    let (key, sealed) = hpke::single_shot_seal_with_rng::<
+        ChaCha20Poly1305,
+        HkdfSha256,
+        X25519HkdfSha256,
+    >(&OpModeS::Base, to, INFO, &message, &associated, &mut System(random))
+    .map_err(|_| "the invitation cannot be encrypted: the key of the new machine is invalid")?;
+    let document = Document { head, key: hex::encode(key.to_bytes()), sealed: hex::encode(sealed) };
     serde_json::to_string_pretty(&document).map_err(|error| error.to_string())
 }
 
@@ -152,20 +210,29 @@ pub(crate) fn open(
         return Err(format!("{shown} is for the other role: run `fula join {other}`"));
     }
     let ours = read_key(key_file)?;
-    if head.to != text_of(&ours.public_key()) {
+    let to = text_of(&X25519HkdfSha256::sk_to_pk(&ours));
+    if head.to != to {
         return Err(format!(
-            "{shown} was made for another key than that in {}: run `fula invite --for {}`",
+            "{shown} was made for another key than that in {}: run `fula invite --for {to}`",
             key_file.display(),
-            text_of(&ours.public_key())
         ));
     }
     if now_ms > head.expires_ms {
         return Err(format!("{shown} has expired: ask for another one"));
     }
     let associated = serde_json::to_vec(&head).map_err(|error| error.to_string())?;
+    let damaged = || format!("{shown}: it is damaged, or was made for another key");
     let [key, sealed] = [key, sealed].map(|text| hex::decode(text).unwrap_or_default());
-    let opened = hpke::open(&ours, INFO, &associated, &key, &sealed);
-    let opened = opened.map_err(|error| format!("{shown}: {error}"))?;
+    let key = EncapsulatedKey::from_bytes(&key).map_err(|_| damaged())?;
+    let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &ours,
+        &key,
+        INFO,
+        &sealed,
+        &associated,
+    );
+    let opened = opened.map(Zeroizing::new).map_err(|_| damaged())?;
     serde_json::from_slice(&opened).map_err(|_| wrong())
 }
 
@@ -178,7 +245,7 @@ mod tests {
         let (random, dir) = (fula_service::system_random(), tempfile::tempdir().unwrap());
         let at = |name: &str| dir.path().join(name);
         let public = make_key(&at("key"), &random).unwrap();
-        assert!(make_key(&at("key"), &random).unwrap_err().contains("another name"));
+        assert_eq!(make_key(&at("key"), &random).unwrap(), public, "a key is not replaced");
         make_key(&at("other"), &random).unwrap();
         let invitation = Invitation {
             id: "1".to_owned(),
@@ -196,6 +263,17 @@ mod tests {
         assert!(open("key", Role::Master, 1001).unwrap_err().contains("has expired"));
         assert!(open("key", Role::Storage, 1).unwrap_err().contains("fula join master"));
         assert!(open("other", Role::Master, 1).unwrap_err().contains("another key"));
+        // A key of few bits, and an encapsulated one, are refused.
+        let weak = format!("{KEY_PREFIX}{}", "00".repeat(32));
+        let weak = public_key(&weak).unwrap();
+        assert!(seal(&invitation, Role::Master, &weak, 1000, &random).is_err());
+        let mut document: Document = serde_json::from_str(&text).unwrap();
+        for key in ["00".repeat(32), "00".to_owned()] {
+            document.key = key;
+            std::fs::write(at("weak"), serde_json::to_string(&document).unwrap()).unwrap();
+            let opened = super::open(&at("weak"), &at("key"), Role::Master, 1);
+            assert!(opened.unwrap_err().contains("damaged"));
+        }
         // A later expiry is not believed.
         std::fs::write(at("invite"), text.replace("1000", "9000")).unwrap();
         assert!(open("key", Role::Master, 5000).unwrap_err().contains("damaged"));

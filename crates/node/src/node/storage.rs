@@ -1,6 +1,9 @@
 //! The storage node of a data directory: its keys, its holds, and whether the directory is one of a node.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use fula_core::{MetadataStore, StoreError, metadata::Table};
@@ -20,6 +23,10 @@ const ROLE: &str = "role";
 /// The role of the data directory of a storage node.
 const STORAGE_NODE: &str = "storage-node";
 
+/// Record of the public key of the storage node in a data directory. Receipts, and the records of objects that are
+/// mapped to the node, name this key.
+const NODE_KEY: &str = "storage-node-key";
+
 /// The keys that are derived from the sealing key.
 #[derive(Debug)]
 pub(super) struct NodeKeys {
@@ -30,9 +37,48 @@ pub(super) struct NodeKeys {
 }
 
 impl NodeKeys {
-    pub(super) fn of(sealing: &SealingKey) -> Self {
-        Self { master: Arc::new(sealing.ticket_key()), node: Arc::new(sealing.node_key()) }
+    /// Returns the keys of the data directory of `records`. Its storage node keeps the key that it has, whichever
+    /// line of the key file that is. A command that lacks the line does not act as the node, and goes on.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherNodeKey`] for a process that serves, if no line is that key and the node holds blocks. Under
+    /// another key, masters would say that nobody needs them, and a collection would delete them.
+    pub(super) async fn of(
+        sealing: &SealingKey,
+        records: &dyn MetadataStore,
+        purpose: Purpose,
+        file: impl FnOnce() -> PathBuf,
+    ) -> Result<Self, NodeError> {
+        let mut node = sealing.node_key();
+        if let Some(known) = read_text(records, Table::Modes, NODE_KEY).await? {
+            let same = sealing.node_keys().find(|key| key.public().to_string() == known);
+            let serves = matches!(purpose, Purpose::Serve(_) | Purpose::Store);
+            match same {
+                Some(same) => node = same,
+                None if serves && holds_blocks(records).await? => {
+                    return Err(NodeError::OtherNodeKey(file()));
+                }
+                None => {}
+            }
+        }
+        Ok(Self { master: Arc::new(sealing.ticket_key()), node: Arc::new(node) })
     }
+
+    /// Records the key of the storage node in the data directory of `records`.
+    async fn note(&self, records: &dyn MetadataStore) -> Result<(), StoreError> {
+        let key = Bytes::from(self.node.public().to_string());
+        let found = records.read(Table::Modes, NODE_KEY).await?;
+        let version = found.as_ref().map_or(0, |entry| entry.version);
+        if found.and_then(|entry| entry.value).as_ref() != Some(&key) {
+            records.write(Table::Modes, NODE_KEY, version, Some(key)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a storage node holds any block.
+async fn holds_blocks(records: &dyn MetadataStore) -> Result<bool, StoreError> {
+    Ok(!records.list(Table::Holds, Some("hold-"), 1).await?.is_empty())
 }
 
 impl Node {
@@ -41,7 +87,7 @@ impl Node {
     pub(super) async fn with_holds_kept(self, purpose: Purpose) -> Result<Self, NodeError> {
         let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
         if is_command && self.owns_blocks() && self.has_holds().await? {
-            self.open_storage(NodeLimits::default()).await?;
+            self.open_holds(NodeLimits::default()).await?;
         }
         Ok(self)
     }
@@ -49,6 +95,15 @@ impl Node {
     /// Returns whether a storage node in this data directory holds blocks.
     pub(crate) async fn has_holds(&self) -> Result<bool, StoreError> {
         Ok(!self.store.metadata.list(Table::Holds, None, 1).await?.is_empty())
+    }
+
+    /// Returns whether the data directory is that of a storage node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn is_of_storage_node(&self) -> Result<bool, StoreError> {
+        let role = read_text(self.store.metadata.as_ref(), Table::Modes, ROLE).await?;
+        Ok(role.as_deref() == Some(STORAGE_NODE))
     }
 
     /// Returns the key with which the masters of this arbiter sign tickets and requests to storage nodes.
@@ -61,11 +116,17 @@ impl Node {
         Arc::clone(&self.keys.node)
     }
 
-    /// Opens the storage node of this data directory. The collector leaves alone what it holds.
+    /// Opens the storage node of this data directory, which keeps its key from then on. The collector leaves alone
+    /// what it holds.
     ///
     /// # Errors
     /// [`StoreError`].
     pub(crate) async fn open_storage(&self, limits: NodeLimits) -> Result<StorageNode, StoreError> {
+        self.keys.note(self.store.metadata.as_ref()).await?;
+        self.open_holds(limits).await
+    }
+
+    async fn open_holds(&self, limits: NodeLimits) -> Result<StorageNode, StoreError> {
         let records = Arc::clone(&self.store.metadata) as Arc<dyn MetadataStore>;
         let (blocks, fresh) = (Arc::clone(self.nodes.blocks()), DiskId(self.service.draw()));
         let key = self.node_key();

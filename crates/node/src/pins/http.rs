@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use fula_service::error::chain;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
-use crate::{
-    cli::Endpoint,
-    config::{PinTarget, Token},
-};
+use crate::{cli::Endpoint, config::Token};
 
 /// Longest time for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -22,11 +19,11 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 const SHOWN_CHARS: usize = 300;
 
 /// Longest time for a small request.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sends requests to one target.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
     token: Option<Token>,
@@ -34,19 +31,19 @@ pub(super) struct Client {
 
 /// An answer of a target.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    pub(super) text: String,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
 }
 
 impl Reply {
     /// Returns the JSON values of the answer, one of each line.
-    pub(super) fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         self.text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Returns the answer as one JSON value.
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_default()
     }
 
@@ -54,12 +51,12 @@ impl Reply {
     ///
     /// # Errors
     /// What the target says otherwise.
-    pub(super) fn success(self) -> Result<Self, String> {
+    pub(crate) fn success(self) -> Result<Self, String> {
         if self.status.is_success() { Ok(self) } else { Err(self.complaint()) }
     }
 
     /// Returns what a target says is wrong.
-    pub(super) fn complaint(&self) -> String {
+    pub(crate) fn complaint(&self) -> String {
         let told = self.json();
         let texts = [
             &told["Message"],
@@ -74,16 +71,16 @@ impl Reply {
 }
 
 impl Client {
-    pub(super) fn new(target: &PinTarget) -> Result<Self, String> {
+    pub(crate) fn new(endpoint: &Endpoint, token: Option<&Token>) -> Result<Self, String> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none());
         let http = http.build().map_err(|error| chain(&error))?;
-        Ok(Self { http, endpoint: target.endpoint.clone(), token: target.token.clone() })
+        Ok(Self { http, endpoint: endpoint.clone(), token: token.cloned() })
     }
 
     /// Returns a request for a path below the URL of the target.
-    pub(super) fn request(
+    pub(crate) fn request(
         &self,
         method: Method,
         path: &str,
@@ -107,23 +104,50 @@ impl Client {
     ///
     /// # Errors
     /// The reason why there is no answer within `patience`. It names no URL.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         request: RequestBuilder,
         patience: Duration,
     ) -> Result<Reply, String> {
+        let (status, bytes) = self.exchange(request, patience, ANSWER_BYTES_MAX).await?;
+        Ok(Reply { status, text: String::from_utf8_lossy(&bytes).into_owned() })
+    }
+
+    /// Does the same for an answer of bytes, of `bytes_max` at most. One of an error may be as long as any other.
+    ///
+    /// # Errors
+    /// Those of [`Self::send`]; what the server says if its status is not one of success.
+    pub(crate) async fn fetch(
+        &self,
+        request: RequestBuilder,
+        patience: Duration,
+        bytes_max: usize,
+    ) -> Result<Bytes, String> {
+        let (status, bytes) = self.exchange(request, patience, bytes_max).await?;
+        if status.is_success() {
+            return Ok(bytes.freeze());
+        }
+        let reply = Reply { status, text: String::from_utf8_lossy(&bytes).into_owned() };
+        Err(reply.complaint())
+    }
+
+    async fn exchange(
+        &self,
+        request: RequestBuilder,
+        patience: Duration,
+        bytes_max: usize,
+    ) -> Result<(StatusCode, BytesMut), String> {
         let exchange = async {
             let mut response = request.send().await.map_err(failure)?;
             let status = response.status();
             let mut bytes = BytesMut::new();
             while let Some(more) = response.chunk().await.map_err(failure)? {
-                if bytes.len() + more.len() > ANSWER_BYTES_MAX {
+                if bytes.len() + more.len() > bytes_max {
                     return Err("its answer is too large".to_owned());
                 }
                 bytes.extend_from_slice(&more);
             }
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            Ok(Reply { status, text })
+            Ok((status, bytes))
         };
         match tokio::time::timeout(patience, exchange).await {
             Ok(done) => done,

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use fula_core::Cid;
 use fula_service::BucketCar;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use reqwest::{Body, Method};
 use tokio::time::Instant;
 
@@ -31,6 +31,13 @@ const WALKED_A_SECOND: u64 = 2000;
 
 /// Longest time of an upload without a byte, and longest time of kubo for what was sent.
 const STALLED: Duration = Duration::from_mins(2);
+
+/// While requests write, sending rests for this many times as long as it works, so that kubo leaves them the
+/// machine that it may share with the gateway.
+const REST: u32 = 2;
+
+/// Longest rest at a time.
+const REST_MAX: Duration = Duration::from_millis(250);
 
 /// A kubo.
 #[derive(Clone, Debug)]
@@ -65,6 +72,10 @@ impl Kubo {
         if let Some(base) = known.filter(|_| !is_lost)
             && let Some(done) = self.replace(job, base).await?
         {
+            // A kubo that was killed while it replaced a pin has both.
+            if job.is_doubtful {
+                self.remove_others(&name, done.0).await?;
+            }
             return Ok(done);
         }
         // A process that was killed may have pinned another root under the name.
@@ -156,7 +167,8 @@ impl Kubo {
         let end = format!("\r\n--{boundary}--\r\n");
         let (moved, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let (note, sent_bytes) = (Arc::clone(&moved), job.sent_bytes.clone());
-        let bytes = car.bytes.inspect(move |piece| {
+        let service = job.node.service.clone();
+        let bytes = paced(car.bytes, move || service.is_writing()).inspect(move |piece| {
             note.store(millis(began.elapsed()), Ordering::Relaxed);
             sent_bytes.increment(piece.as_ref().map_or(0, |piece| piece.len() as u64));
         });
@@ -262,10 +274,48 @@ pub(super) enum Lost {
     Block(String),
 }
 
+/// Hands a stream on. While `is_busy`, it rests before each piece for [`REST`] times as long as the one before took,
+/// to be read and to be received.
+fn paced<T: Send + 'static>(
+    pieces: impl Stream<Item = T> + Send + Unpin + 'static,
+    is_busy: impl Fn() -> bool + Send + 'static,
+) -> impl Stream<Item = T> + Send {
+    stream::unfold((pieces, is_busy, Instant::now()), |(mut pieces, is_busy, began)| async move {
+        if is_busy() {
+            tokio::time::sleep((began.elapsed() * REST).min(REST_MAX)).await;
+        }
+        let began = Instant::now();
+        let piece = pieces.next().await?;
+        Some((piece, (pieces, is_busy, began)))
+    })
+}
+
 fn patience_of(objects: u64) -> Duration {
     PIN + Duration::from_secs(objects / WALKED_A_SECOND)
 }
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn sending_rests_while_requests_write() {
+        for (is_busy, expected) in [(true, 3000), (false, 1000)] {
+            let began = Instant::now();
+            let pieces = stream::iter(0..10);
+            let sent: Vec<_> = paced(pieces, move || is_busy)
+                .then(async |piece| {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    piece
+                })
+                .collect()
+                .await;
+            assert_eq!(sent, (0..10).collect::<Vec<_>>());
+            assert_eq!(began.elapsed(), Duration::from_millis(expected));
+        }
+    }
 }

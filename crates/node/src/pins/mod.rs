@@ -5,11 +5,11 @@
 //!
 //! # Invariants
 //! - Only current roots are pinned, and each is kept from the collector while it is sent.
-//! - At most one change of the pin of a bucket is under way at a target, and [`PinConfig::interval`] lies between
-//!   two of them.
+//! - At most one change of the pin of a bucket is under way at a target. [`PinConfig::interval`] lies between two of
+//!   them, and between a write and the first of them.
 //! - A master works on a bucket only while the bucket's record names it. Two that do so do no harm.
 
-mod http;
+pub(crate) mod http;
 mod kubo;
 mod record;
 mod remote;
@@ -54,7 +54,7 @@ const JOBS_MAX: usize = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
-/// Time for which the record of a bucket that is behind must stay the same before another master takes it over.
+/// Time without a write of the record of a bucket that is behind, after which another master takes it over.
 const TAKEN_OVER_AFTER: Duration = Duration::from_mins(1);
 
 /// Time between two writes of the record of a bucket that stays behind.
@@ -76,7 +76,7 @@ enum Target {
 
 impl Target {
     fn new(target: &PinTarget) -> Result<Self, String> {
-        let client = Client::new(target)?;
+        let client = Client::new(&target.endpoint, target.token.as_ref())?;
         Ok(match target.kind {
             TargetKind::Kubo => Self::Kubo(Kubo(client)),
             TargetKind::Cluster => Self::Cluster(Cluster(client)),
@@ -89,6 +89,9 @@ impl Target {
 #[derive(Debug, Default)]
 struct Progress {
     is_busy: bool,
+    /// Whether the last change was made by this process and has succeeded. Otherwise the target may pin more than
+    /// its record says.
+    is_settled: bool,
     failures: u32,
     error: Option<String>,
     /// Time at which it was noticed that the target is behind.
@@ -103,8 +106,6 @@ struct Bucket {
     record: Record,
     /// Version of the record.
     version: u64,
-    /// Time at which the record was last seen to change.
-    changed: Instant,
     written: Option<Instant>,
     /// The current root, if the bucket is to be pinned.
     current: Option<Current>,
@@ -125,7 +126,6 @@ impl Bucket {
         Self {
             record,
             version,
-            changed: Instant::now(),
             written: None,
             current: None,
             targets: (0..targets).map(|_| Progress::default()).collect(),
@@ -173,6 +173,8 @@ struct Job<'a> {
     node: &'a Node,
     bucket: &'a BucketAddress,
     current: Current,
+    /// Whether the target may pin older roots under the name of the bucket.
+    is_doubtful: bool,
     sent_blocks: metrics::Counter,
     sent_bytes: metrics::Counter,
 }
@@ -295,7 +297,8 @@ impl Pinner {
             let page = page.map_err(|error| chain(&error))?;
             let Some(last) = page.last() else { break };
             after = Some(last.address.clone());
-            for row in page.into_iter().filter(|row| row.deleted.is_none()) {
+            let is_shown = |row: &RootRow| row.deleted.is_none() && !row.address.name.is_hidden();
+            for row in page.into_iter().filter(is_shown) {
                 let (root, version) = (row.pointer.root, row.pointer.version);
                 match self.opted(&row, opted.get(&row.address).copied()).await {
                     Ok(found) => {

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use fula_core::{
     BucketAddress, MetadataStore, StoreError,
-    metadata::{Entry, Table, WriteOutcome},
+    metadata::{Entry, Table},
     root::TimeMs,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::turn::{self, Holder};
 
 /// Number of records that are read at a time.
 const PAGE: usize = 256;
@@ -22,12 +23,21 @@ pub(super) const STALE_MAX: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Record {
-    /// Name of the master that pins the bucket; empty if none does.
-    pub(crate) by: String,
-    /// Time of its last write, by the arbiter's clock.
-    pub(crate) touched_ms: TimeMs,
+    /// The master that pins the bucket, by its name.
+    #[serde(flatten)]
+    pub(crate) holder: Holder,
     /// What each target has, by name.
     pub(crate) targets: BTreeMap<String, Pinned>,
+}
+
+impl turn::Record for Record {
+    fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    fn holder_mut(&mut self) -> &mut Holder {
+        &mut self.holder
+    }
 }
 
 /// What one target has of a bucket.
@@ -92,27 +102,18 @@ pub(super) async fn read(
     metadata: &dyn MetadataStore,
     bucket: &BucketAddress,
 ) -> Result<(Record, u64), StoreError> {
-    let entry = metadata.read(Table::Pins, &bucket.to_string()).await?;
-    Ok(entry
-        .map_or_else(Default::default, |entry| (parse(&entry).unwrap_or_default(), entry.version)))
+    let (version, record) = turn::parse(metadata.read(Table::Pins, &bucket.to_string()).await?);
+    Ok((record, version))
 }
 
-/// Writes a record that is at a version; `None` deletes it. Returns the new version, or what another master has
-/// written.
+/// Deletes a record that is at a version. Nothing is done if another master has written it.
 ///
 /// # Errors
-/// [`StoreError`]: it may be written all the same.
-pub(super) async fn write(
+/// [`StoreError`]: it may be deleted all the same.
+pub(super) async fn delete(
     metadata: &dyn MetadataStore,
     bucket: &BucketAddress,
     version: u64,
-    record: Option<&Record>,
-) -> Result<Result<u64, (Record, u64)>, StoreError> {
-    let value = record.map(|record| Bytes::from(serde_json::to_vec(record).unwrap_or_default()));
-    match metadata.write(Table::Pins, &bucket.to_string(), version, value).await? {
-        WriteOutcome::Done(version) => Ok(Ok(version)),
-        WriteOutcome::Conflict(entry) => Ok(Err(entry.map_or_else(Default::default, |entry| {
-            (parse(&entry).unwrap_or_default(), entry.version)
-        }))),
-    }
+) -> Result<(), StoreError> {
+    metadata.write(Table::Pins, &bucket.to_string(), version, None).await.map(drop)
 }

@@ -76,8 +76,8 @@ impl Pinner {
             "failures": progress.failures,
             "error": progress.error,
             "tried_in_s": waits.filter(|_| progress.failures > 0),
-            "master": known.record.by,
-            "here": known.record.by == self.own,
+            "master": known.record.holder.by,
+            "here": known.record.holder.by == self.own,
         })
     }
 

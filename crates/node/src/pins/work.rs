@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fula_core::{BucketAddress, Cid};
+use fula_core::{BucketAddress, Cid, metadata::Table};
 use fula_service::error::chain;
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use super::{
     Current, Job, Pinner, TAKEN_OVER_AFTER, TOUCH_EVERY, Target, pause_after,
     record::{self, Pinned, Record, STALE_MAX},
 };
+use crate::turn::Turn;
 
 /// What a target is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +42,13 @@ impl Pinner {
                     continue;
                 };
                 is_behind = true;
-                progress.behind_since.get_or_insert(now);
-                if !progress.is_busy && progress.not_before.is_none_or(|time| time <= now) {
+                let since = *progress.behind_since.get_or_insert(now);
+                // What is written at one time is pinned at once, and not in its first moments.
+                let begin = match goal {
+                    Goal::Pin(..) => Some(since + self.config.interval).max(progress.not_before),
+                    Goal::Unpin => progress.not_before,
+                };
+                if !progress.is_busy && begin.is_none_or(|time| time <= now) {
                     due.push((n, goal));
                 }
             }
@@ -102,7 +108,7 @@ impl Pinner {
             let buckets = self.buckets.lock();
             let Some(known) = buckets.get(bucket) else { return Ok(false) };
             let is_fresh = known.written.is_some_and(|at| at.elapsed() < TOUCH_EVERY);
-            (known.record.by == self.own && known.version > 0, is_fresh)
+            (known.record.holder.by == self.own && known.version > 0, is_fresh)
         };
         if is_own && (is_alone || is_fresh) {
             return Ok(true);
@@ -110,13 +116,13 @@ impl Pinner {
         if !is_own && !is_alone {
             let read = record::read(self.node.metadata.as_ref(), bucket).await;
             let (record, version) = read.map_err(|error| chain(&error))?;
+            let is_free = record.holder.is_free_for(&self.own, self.now().await?, TAKEN_OVER_AFTER);
             let mut buckets = self.buckets.lock();
             let Some(known) = buckets.get_mut(bucket) else { return Ok(false) };
             if version != known.version {
-                (known.record, known.version, known.changed) = (record, version, Instant::now());
+                (known.record, known.version) = (record, version);
             }
-            let is_free = known.record.by.is_empty() || known.record.by == self.own;
-            if !is_free && known.changed.elapsed() < TAKEN_OVER_AFTER {
+            if !is_free {
                 return Ok(false);
             }
         }
@@ -140,27 +146,18 @@ impl Pinner {
             None => return Ok(false),
         };
         change(&mut record);
-        record.by.clone_from(&self.own);
-        record.touched_ms = self.now().await?;
-        let metadata = self.node.metadata.as_ref();
-        let written = record::write(metadata, bucket, version, Some(&record)).await;
-        let written = written.map_err(|error| chain(&error))?;
+        let (metadata, name) = (self.node.metadata.as_ref(), bucket.to_string());
+        let at = (Table::Pins, name.as_str());
+        let mut turn = Turn::known(metadata, at, self.own.clone(), version, record);
+        let is_ours = turn.take(self.now().await?).await.map_err(|error| chain(&error))?;
         let mut buckets = self.buckets.lock();
         let Some(known) = buckets.get_mut(bucket) else { return Ok(false) };
-        known.changed = Instant::now();
-        match written {
-            Ok(version) => {
-                (known.record, known.version, known.written) =
-                    (record, version, Some(Instant::now()));
-                Ok(true)
-            }
-            // An answer may have been lost: then the record is as this master has written it.
-            Err((found, version)) => {
-                let is_ours = found == record;
-                (known.record, known.version) = (found, version);
-                Ok(is_ours)
-            }
+        known.version = turn.version();
+        known.record = turn.record;
+        if is_ours {
+            known.written = Some(Instant::now());
         }
+        Ok(is_ours)
     }
 
     /// Removes the record of a bucket that is not pinned any more.
@@ -171,8 +168,8 @@ impl Pinner {
         };
         if version > 0 {
             let metadata = self.node.metadata.as_ref();
-            let gone = record::write(metadata, bucket, version, None).await;
-            gone.map_err(|error| chain(&error))?.ok();
+            let gone = record::delete(metadata, bucket, version).await;
+            gone.map_err(|error| chain(&error))?;
         }
         self.buckets.lock().remove(bucket);
         Ok(())
@@ -187,8 +184,8 @@ impl Pinner {
         current: Option<Current>,
     ) -> Result<(), String> {
         let (name, target) = &self.targets[n];
-        let record = match self.buckets.lock().get(bucket) {
-            Some(known) => known.record.clone(),
+        let (record, is_settled) = match self.buckets.lock().get(bucket) {
+            Some(known) => (known.record.clone(), known.targets[n].is_settled),
             None => return Ok(()),
         };
         let mut pinned = record.targets.get(name).cloned().unwrap_or_default();
@@ -200,6 +197,7 @@ impl Pinner {
             node: &self.node,
             bucket,
             current,
+            is_doubtful: !is_settled,
             sent_blocks: metrics::counter!("fula_pins_sent_blocks_total", "target" => label.clone()),
             sent_bytes: metrics::counter!("fula_pins_sent_bytes_total", "target" => label.clone()),
         };
@@ -320,7 +318,7 @@ impl Pinner {
         let (now, mut buckets) = (Instant::now(), self.buckets.lock());
         let Some(known) = buckets.get_mut(bucket) else { return };
         let progress = &mut known.targets[n];
-        progress.is_busy = false;
+        (progress.is_busy, progress.is_settled) = (false, result.is_ok());
         match result {
             Ok(()) => {
                 (progress.failures, progress.error) = (0, None);

@@ -4,7 +4,7 @@ use fula_core::cbor::{Reader, Writer};
 
 use crate::{
     SealError,
-    cobblestone::{self, CHUNK_BYTES, Commitment, Salt},
+    cobblestone::{self, CHUNK_BYTES, Commitment, HEADER_BYTES, SEALED_CHUNK_BYTES, Salt},
 };
 
 const WHAT: &str = "the layout of the file";
@@ -13,6 +13,8 @@ const WHAT: &str = "the layout of the file";
 const SEGMENT_BYTES: u64 = 1022 * CHUNK_BYTES as u64;
 /// Segments of a file, above which segments are larger. An upload has at most 10 000 parts.
 const SEGMENTS_WANTED: u64 = 9000;
+/// Bytes of a segment in a journal.
+pub const SEGMENT_RECORD_BYTES: usize = 72;
 /// Most segments that a reader takes.
 const SEGMENTS_MAX: usize = 10_000;
 /// Longest segment that a reader takes, and largest file, in bytes. No sum of lengths overflows.
@@ -43,6 +45,31 @@ impl Segment {
     /// Returns the length of the sealed segment in bytes.
     pub fn sealed_bytes(&self) -> u64 {
         cobblestone::sealed_bytes(self.bytes)
+    }
+
+    /// Returns where a chunk ends in the sealed segment.
+    pub(super) fn chunk_end(&self, chunk: u64) -> u64 {
+        (HEADER_BYTES as u64 + (chunk + 1) * SEALED_CHUNK_BYTES as u64).min(self.sealed_bytes())
+    }
+
+    /// Returns the segment as 72 bytes, for the journal of an upload.
+    pub fn to_bytes(&self) -> [u8; SEGMENT_RECORD_BYTES] {
+        let mut out = [0; SEGMENT_RECORD_BYTES];
+        out[..8].copy_from_slice(&self.ordinal.to_be_bytes());
+        out[8..16].copy_from_slice(&self.bytes.to_be_bytes());
+        out[16..40].copy_from_slice(&self.salt);
+        out[40..].copy_from_slice(&self.commitment);
+        out
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) returned.
+    pub fn from_bytes(bytes: &[u8; SEGMENT_RECORD_BYTES]) -> Self {
+        let number =
+            |at: usize| u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|n| bytes[at + n]));
+        let (mut salt, mut commitment) = ([0; 24], [0; 32]);
+        salt.copy_from_slice(&bytes[16..40]);
+        commitment.copy_from_slice(&bytes[40..]);
+        Self { ordinal: number(0), bytes: number(8), salt, commitment }
     }
 
     /// Returns the salt. Nothing else is ever sealed with it.
@@ -100,6 +127,29 @@ impl Layout {
         self.segments.iter().map(Segment::sealed_bytes).sum()
     }
 
+    /// Returns segment, its offset in the padded content, and its offset in the body, of a byte of the content.
+    pub(super) fn place(&self, byte: u64) -> (usize, u64, u64) {
+        let (mut plain, mut sealed) = (0, 0);
+        for (index, segment) in self.segments.iter().enumerate() {
+            if byte < plain + segment.bytes || index + 1 == self.segments.len() {
+                return (index, plain, sealed);
+            }
+            plain += segment.bytes;
+            sealed += segment.sealed_bytes();
+        }
+        (0, 0, 0)
+    }
+
+    /// Returns how many sealed bytes of each segment are hashed: all of it, and of the last one with content the
+    /// chunks up to the end of the content. Chunks that hold padding alone are not read, so they are not hashed.
+    pub(super) fn hashed(&self) -> Vec<u64> {
+        let end = self.size.saturating_sub(1);
+        let (last, start, _) = self.place(end);
+        let whole = self.segments[..last].iter().map(Segment::sealed_bytes);
+        let part = self.segments[last].chunk_end((end - start) / CHUNK_BYTES as u64);
+        whole.chain([part]).collect()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(16 + 80 * self.segments.len());
         out.array(2).uint(self.size).array(self.segments.len());
@@ -133,5 +183,18 @@ impl Layout {
         }
         reader.end()?;
         Ok((size, segments))
+    }
+}
+
+impl Layout {
+    /// Returns how many bytes of the content each segment has. Segments that are padding alone have no entry.
+    pub fn content_bytes(&self) -> Vec<u64> {
+        let mut left = self.size;
+        let lengths = self.segments.iter().map(|segment| {
+            let bytes = segment.bytes.min(left);
+            left -= bytes;
+            bytes
+        });
+        lengths.take_while(|bytes| *bytes > 0).collect()
     }
 }

@@ -3,10 +3,15 @@
 use std::ops::Range;
 
 use crate::{
-    FileId, SealError, VaultKeys,
-    body::{FOOTER_BYTES, Footer, Layout, Metadata, Segment, Trailer, sealing},
+    BodyKey, FileId, SealError, VaultKeys,
+    body::{
+        ContentHasher, FOOTER_BYTES, Footer, Layout, Metadata, Proof, Segment, Trailer,
+        proof::Comparison, sealing,
+    },
     cobblestone::{CHUNK_BYTES, HEADER_BYTES, Message, SEALED_CHUNK_BYTES},
     key::Secret,
+    name::Anchor,
+    signature::{DeviceId, PublicKey},
 };
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
@@ -16,10 +21,10 @@ const WHAT: &str = "the content";
 /// Opens a range of a file while its bytes arrive, in order and in pieces of any size.
 ///
 /// It holds one chunk of 16 KiB at most. Every chunk is verified before its plaintext is handed out.
-pub struct RangeReader<'a> {
+pub struct RangeReader {
     key: Secret,
     file: FileId,
-    layout: &'a Layout,
+    layout: Layout,
     /// Bytes of the body that are needed.
     sealed: Range<u64>,
     /// Bytes of the content that are not handed out yet.
@@ -28,6 +33,10 @@ pub struct RangeReader<'a> {
     at: Option<Place>,
     /// The beginning of a header or a chunk that has not arrived in full.
     held: Vec<u8>,
+    /// What was wrong with the bytes. Nothing is read after it.
+    failed: Option<SealError>,
+    /// What a writer signed, if everything is read.
+    proof: Option<Comparison>,
 }
 
 /// Where a header or a chunk lies.
@@ -40,7 +49,7 @@ struct Place {
     chunk: u64,
 }
 
-impl<'a> RangeReader<'a> {
+impl RangeReader {
     /// Begins to read `range` of the content. The range is cut at the end of the content.
     ///
     /// # Errors
@@ -48,22 +57,54 @@ impl<'a> RangeReader<'a> {
     pub fn new(
         keys: &VaultKeys,
         footer: &Footer,
-        layout: &'a Layout,
+        layout: &Layout,
+        range: Range<u64>,
+    ) -> Result<Self, SealError> {
+        let key = keys.file(footer.epoch, footer.file)?.segment;
+        Self::with(key, footer, layout, range)
+    }
+
+    /// Begins to read `range` of a body that a link leads to.
+    ///
+    /// # Errors
+    /// [`SealError::Misplaced`]: the link leads to another body. [`SealError::WrongKey`].
+    pub fn shared(
+        key: &BodyKey,
+        footer: &Footer,
+        layout: &Layout,
+        range: Range<u64>,
+    ) -> Result<Self, SealError> {
+        Self::with(key.of_body(footer.file)?.0, footer, layout, range)
+    }
+
+    fn with(
+        key: Secret,
+        footer: &Footer,
+        layout: &Layout,
         range: Range<u64>,
     ) -> Result<Self, SealError> {
         let left = range.start.min(layout.size())..range.end.min(layout.size());
-        let key = keys.file(footer.epoch, footer.file)?.segment;
-        let mut reader =
-            Self { key, file: footer.file, layout, sealed: 0..0, left, at: None, held: Vec::new() };
-        if reader.left.is_empty() && layout.size() > 0 {
+        let layout = layout.clone();
+        let mut reader = Self {
+            key,
+            file: footer.file,
+            layout,
+            sealed: 0..0,
+            left,
+            at: None,
+            held: Vec::new(),
+            failed: None,
+            proof: None,
+        };
+        if reader.left.is_empty() && reader.layout.size() > 0 {
             return Ok(reader);
         }
-        let (first, last) =
-            (reader.place(reader.left.start), reader.place(reader.left.end.saturating_sub(1)));
+        let end = reader.left.end.saturating_sub(1);
+        let (first, last) = (reader.layout.place(reader.left.start), reader.layout.place(end));
         let first_chunk = (reader.left.start - first.1) / CHUNK;
-        let last_chunk = (reader.left.end.saturating_sub(1) - last.1) / CHUNK;
+        let last_chunk = (end - last.1) / CHUNK;
         let from = if first_chunk == 0 { 0 } else { chunk_offset(first_chunk) };
-        let end = chunk_offset(last_chunk) + chunk_bytes(&layout.segments()[last.0], last_chunk);
+        let end = reader.layout.segments()[last.0].chunk_end(last_chunk);
         reader.sealed = first.2 + from..last.2 + end;
         let mut at = Place { segment: first.0, start: first.1, message: None, chunk: first_chunk };
         if first_chunk > 0 {
@@ -73,22 +114,28 @@ impl<'a> RangeReader<'a> {
         Ok(reader)
     }
 
+    /// Compares what is read with what a writer signed. The plaintext of the last chunk of a segment is handed out
+    /// after its hash matched. A range is compared if it has all segments from one of them to the end: then the segments
+    /// before it were read and compared earlier. The bytes of other ranges alone do not give a hash.
+    #[must_use]
+    pub fn proved_by(mut self, proof: Proof) -> Self {
+        let hasher = ContentHasher::new(&self.layout);
+        if self.sealed.end == hasher.bytes()
+            && let Some(hasher) = hasher.after(self.sealed.start, &proof)
+        {
+            self.proof = Some(Comparison { hasher, proof });
+        }
+        self
+    }
+
     /// Returns which bytes of the object are to be read, and passed to [`push`](Self::push).
     pub fn sealed_range(&self) -> Range<u64> {
         self.sealed.clone()
     }
 
-    /// Returns segment, its offset in the padded content, and its offset in the body, of a byte of the content.
-    fn place(&self, byte: u64) -> (usize, u64, u64) {
-        let (mut plain, mut sealed) = (0, 0);
-        for (index, segment) in self.layout.segments().iter().enumerate() {
-            if byte < plain + segment.bytes || index + 1 == self.layout.segments().len() {
-                return (index, plain, sealed);
-            }
-            plain += segment.bytes;
-            sealed += segment.sealed_bytes();
-        }
-        (0, 0, 0)
+    /// Returns which bytes of the content are not handed out yet.
+    pub fn range(&self) -> Range<u64> {
+        self.left.clone()
     }
 
     /// Derives the keys of a segment, and compares the commitment.
@@ -104,9 +151,26 @@ impl<'a> RangeReader<'a> {
     ///
     /// # Errors
     /// [`SealError::Misplaced`]: a segment that the layout does not list. [`SealError::Damaged`]: a chunk was
-    /// altered. [`SealError::WrongKey`]. [`SealError::Malformed`]: bytes after the range.
-    /// After an error, `out` has only verified plaintext, and the reader is of no further use.
-    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+    /// altered. [`SealError::WrongKey`]. [`SealError::Malformed`]: bytes after the range. [`SealError::Replaced`]: no
+    /// writer sealed this content.
+    /// After an error, `out` has only verified plaintext, and every further call gets the same error.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let before = out.len();
+        let mut pushed = self.push_all(bytes, out);
+        if let (Ok(()), Some(comparison)) = (&pushed, &mut self.proof) {
+            pushed = comparison.update(bytes);
+            if pushed.is_err() {
+                out.truncate(before);
+            }
+        }
+        self.failed = pushed.err();
+        pushed
+    }
+
+    fn push_all(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         while let Some(place) = &self.at {
             let segment = &self.layout.segments()[place.segment];
             let wanted = match place.message {
@@ -173,13 +237,18 @@ impl<'a> RangeReader<'a> {
     /// Checks that all bytes of the range arrived.
     ///
     /// # Errors
-    /// [`SealError::Truncated`]: some did not.
-    pub fn finish(self) -> Result<(), SealError> {
-        if self.at.is_none() { Ok(()) } else { Err(SealError::Truncated { what: WHAT }) }
+    /// [`SealError::Truncated`]: some did not. The error of [`push`](Self::push), if it returned one.
+    pub fn finish(&self) -> Result<(), SealError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let is_complete = self.proof.as_ref().is_none_or(Comparison::is_complete);
+        let is_read = self.at.is_none() && is_complete;
+        if is_read { Ok(()) } else { Err(SealError::Truncated { what: WHAT }) }
     }
 }
 
-impl std::fmt::Debug for RangeReader<'_> {
+impl std::fmt::Debug for RangeReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RangeReader").field("sealed", &self.sealed).finish_non_exhaustive()
     }
@@ -197,7 +266,7 @@ fn chunk_offset(chunk: u64) -> u64 {
 
 /// Returns the length of a sealed chunk.
 fn chunk_bytes(segment: &Segment, chunk: u64) -> u64 {
-    (segment.sealed_bytes() - chunk_offset(chunk)).min(SEALED_CHUNK)
+    segment.chunk_end(chunk) - chunk_offset(chunk)
 }
 
 /// A whole body, opened.
@@ -221,14 +290,46 @@ impl std::fmt::Debug for Opened {
 /// # Errors
 /// As [`Trailer::open`] and [`RangeReader::push`].
 pub fn open_whole(keys: &VaultKeys, body: &[u8]) -> Result<Opened, SealError> {
+    open(keys, body, None)
+}
+
+/// Opens a whole body that belongs to a name: the writer that its proof names sealed this content. `key_of` returns
+/// the key of a device if it may write in an epoch.
+///
+/// # Errors
+/// As [`open_whole`] and [`Proof::open`].
+pub fn open_named(
+    keys: &VaultKeys,
+    body: &[u8],
+    anchor: &Anchor,
+    key_of: impl FnOnce(DeviceId, u32) -> Option<PublicKey>,
+) -> Result<Opened, SealError> {
+    open(keys, body, Some((anchor, Box::new(key_of))))
+}
+
+/// Says which key a device has, if it may write in an epoch.
+type KeyOf<'a> = Box<dyn FnOnce(DeviceId, u32) -> Option<PublicKey> + 'a>;
+
+fn open(
+    keys: &VaultKeys,
+    body: &[u8],
+    name: Option<(&Anchor, KeyOf<'_>)>,
+) -> Result<Opened, SealError> {
     let footer = body.last_chunk::<FOOTER_BYTES>();
     let footer = footer.ok_or(SealError::Truncated { what: "the footer of the file" })?;
     let footer = Footer::parse(footer)?;
     let range = footer.trailer_range(body.len() as u64)?;
     let sealed = &body[in_memory(range.start)..in_memory(range.end)];
+    let anchor = name.as_ref().map(|(anchor, _)| *anchor);
     let Trailer { layout, metadata } =
-        Trailer::open(keys, &footer, sealed, body.len() as u64, None)?;
+        Trailer::open(keys, &footer, sealed, body.len() as u64, anchor)?;
     let mut reader = RangeReader::new(keys, &footer, &layout, 0..layout.size())?;
+    if let Some((_, key_of)) = name {
+        let proof = &body[in_memory(range.end)..body.len() - FOOTER_BYTES];
+        if let Some(proof) = Proof::open(keys.vault(), &footer, sealed, proof, key_of)? {
+            reader = reader.proved_by(proof);
+        }
+    }
     let (range, mut content) = (reader.sealed_range(), Vec::new());
     reader.push(&body[in_memory(range.start)..in_memory(range.end)], &mut content)?;
     reader.finish()?;

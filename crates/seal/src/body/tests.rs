@@ -6,7 +6,9 @@ use super::*;
 use crate::{
     SealError, VaultKeys, VaultPath,
     cobblestone::{CHUNK_BYTES, HEADER_BYTES, SEALED_CHUNK_BYTES},
+    key::Secret,
     name::Anchor,
+    signature::{DeviceId, PublicKey, SigningKey},
     testing::{Recorded, vault},
 };
 
@@ -164,6 +166,22 @@ fn attack_alter_a_byte_anywhere() {
 }
 
 #[test]
+fn a_reader_that_found_damage_never_says_that_all_is_well() {
+    let (keys, mut body) = two_segments();
+    body.bytes[HEADER_BYTES + 5] ^= 1;
+    let range = 0..body.layout.size();
+    let mut reader = RangeReader::new(&keys, &body.anchor.footer(), &body.layout, range).unwrap();
+    let mut out = Vec::new();
+    let end = usize::try_from(reader.sealed_range().end).unwrap();
+    for piece in body.bytes[..end].chunks(5000) {
+        let _ignored = reader.push(piece, &mut out);
+    }
+    assert!(out.is_empty());
+    assert_eq!(reader.push(&[], &mut out), Err(CONTENT));
+    assert_eq!(reader.finish(), Err(CONTENT));
+}
+
+#[test]
 fn attack_reorder_chunks() {
     let (keys, mut body) = two_segments();
     let (first, second) = body.bytes[HEADER_BYTES..].split_at_mut(SEALED_CHUNK_BYTES);
@@ -302,4 +320,175 @@ fn a_layout_that_no_writer_makes_is_refused() {
     assert!(refused(1, vec![segment(0, u64::MAX), segment(1, 2)]));
     assert!(refused(1, vec![segment(0, 1); 10_001]));
     assert!(!refused(20, vec![segment(0, 10), segment(1 << 32, 10)]));
+}
+
+/// Seals a file of two segments with a proof, and what a member who may only read makes of it: other content under the
+/// same salts and the same end.
+fn proved(keys: &VaultKeys, entropy: &mut Recorded) -> (Body, Vec<u8>) {
+    let (sealer, lengths) = (FileSealer::new(keys, entropy).unwrap(), [20_000, 30_000]);
+    let plain = [content(20_000), content(30_000)];
+    let (mut segments, mut sealed, mut forged) = (Vec::new(), Vec::new(), Vec::new());
+    for (ordinal, plain) in (0..).zip(&plain) {
+        let mut salts = Recorded::new(90 + ordinal);
+        let (segment, bytes) = sealer.seal_segment(ordinal, plain, &mut salts).unwrap();
+        let mut salts = Recorded::new(90 + ordinal);
+        let other = vec![b'!'; plain.len()];
+        forged.extend(sealer.seal_segment(ordinal, &other, &mut salts).unwrap().1);
+        segments.push(segment);
+        sealed.extend(bytes);
+    }
+    let layout = Layout::new(lengths.iter().sum(), segments).unwrap();
+    let metadata = Metadata::of(VaultPath::new(b"file").unwrap());
+    let mut ending = sealer.plan_end(&layout, &metadata, entropy).unwrap();
+    let anchor = ending.anchor;
+    for piece in sealed.chunks(4097) {
+        ending.update(piece);
+    }
+    let end = ending.sign(&device(1)).unwrap();
+    forged.extend(&end);
+    (Body { bytes: [sealed, end].concat(), layout, anchor }, forged)
+}
+
+fn device(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&Secret::new([seed; 32]))
+}
+
+fn writer(id: DeviceId, _epoch: u32) -> Option<PublicKey> {
+    (device(1).id() == id).then(|| device(1).public())
+}
+
+/// Returns the proof of a body.
+fn proof_of(keys: &VaultKeys, body: &Body) -> Result<Option<Proof>, SealError> {
+    let footer = body.anchor.footer();
+    let range = footer.trailer_range(body.bytes.len() as u64).unwrap();
+    let at = |at: u64| usize::try_from(at).unwrap();
+    let (trailer, rest) = body.bytes[at(range.start)..].split_at(at(range.end - range.start));
+    Proof::open(keys.vault(), &footer, trailer, &rest[..footer.proof_bytes()], writer)
+}
+
+#[test]
+fn attack_a_reader_and_the_server_replace_a_body() {
+    let keys = vault(1);
+    let (body, forged) = proved(&keys, &mut Recorded::new(2));
+    let whole = [content(20_000), content(30_000)].concat();
+    assert_eq!(open_named(&keys, &body.bytes, &body.anchor, writer).unwrap().content, whole);
+    // All tags are right, so recovery, which has no name, cannot tell.
+    assert_eq!(open_whole(&keys, &forged).unwrap().content, vec![b'!'; 50_000]);
+    let replaced = SealError::Replaced { what: "the content" };
+    assert_eq!(open_named(&keys, &forged, &body.anchor, writer).unwrap_err(), replaced);
+
+    // While it arrives: nothing of the end of a segment is handed out before its hash matched.
+    let proof = proof_of(&keys, &body).unwrap().unwrap();
+    let reader = |range| {
+        let reader = RangeReader::new(&keys, &body.anchor.footer(), &body.layout, range).unwrap();
+        reader.proved_by(proof.clone())
+    };
+    let mut all = reader(0..50_000);
+    let (mut out, mut error) = (Vec::new(), Ok(()));
+    for piece in forged[..usize::try_from(all.sealed_range().end).unwrap()].chunks(1000) {
+        error = error.and_then(|()| all.push(piece, &mut out));
+    }
+    assert_eq!((error, all.finish()), (Err(replaced), Err(replaced)));
+    assert!(out.len() <= CHUNK_BYTES, "only the first segment, without its last chunk");
+    // The second segment alone.
+    let first = usize::try_from(body.layout.segments()[0].sealed_bytes()).unwrap();
+    let mixed = [&body.bytes[..first], &forged[first..]].concat();
+    assert_eq!(open_named(&keys, &mixed, &body.anchor, writer).unwrap_err(), replaced);
+    // A download goes on with the second segment, and compares it.
+    for (sealed, expected) in [(&body.bytes, Ok(())), (&forged, Err(replaced))] {
+        let mut rest = reader(20_000..50_000);
+        let range = rest.sealed_range();
+        assert_eq!(range.start, first as u64);
+        let end = usize::try_from(range.end).unwrap();
+        assert_eq!(rest.push(&sealed[first..end], &mut out), expected);
+        assert_eq!(rest.finish(), expected);
+    }
+    // A range has no hash.
+    let mut part = reader(0..100);
+    part.push(&forged[..HEADER_BYTES + SEALED_CHUNK_BYTES], &mut out).unwrap();
+    assert_eq!(part.finish(), Ok(()));
+}
+
+#[test]
+fn an_upload_that_goes_on_signs_what_was_sent_before() {
+    let keys = vault(1);
+    let (body, _) = proved(&keys, &mut Recorded::new(2));
+    let sealer = FileSealer::resume(&keys, keys.epoch(), body.anchor.footer().file);
+    let metadata = Metadata::of(VaultPath::new(b"file").unwrap());
+    let plan = || sealer.as_ref().unwrap().as_ref().unwrap();
+    let mut ending = plan().plan_end(&body.layout, &metadata, &mut Recorded::new(7)).unwrap();
+    let first = usize::try_from(body.layout.segments()[0].sealed_bytes()).unwrap();
+    let all = usize::try_from(body.layout.sealed_bytes()).unwrap();
+    assert_eq!(ending.hash(0), None);
+    ending.known(*blake3::hash(&body.bytes[..first]).as_bytes());
+    ending.update(&body.bytes[first..all]);
+    assert!(ending.hash(1).is_some() && ending.hash(2).is_none());
+    let anchor = ending.anchor;
+    let resumed = [&body.bytes[..all], &ending.sign(&device(1)).unwrap()].concat();
+    let whole = [content(20_000), content(30_000)].concat();
+    assert_eq!(open_named(&keys, &resumed, &anchor, writer).unwrap().content, whole);
+}
+
+#[test]
+fn attack_take_the_proof_away_or_sign_another_one() {
+    let keys = vault(1);
+    let (body, forged) = proved(&keys, &mut Recorded::new(2));
+    let proof = body.bytes.len() - FOOTER_BYTES - body.anchor.footer().proof_bytes();
+    let mut entropy = Recorded::new(2);
+    let sealer = FileSealer::new(&keys, &mut entropy).unwrap();
+    let metadata = Metadata::of(VaultPath::new(b"file").unwrap());
+    // The member seals the end anew, without a proof, or signs one.
+    let without = sealer.finish(&body.layout, &metadata, &mut entropy).unwrap().bytes;
+    let sealed = &forged[..usize::try_from(body.layout.sealed_bytes()).unwrap()];
+    let stripped = [sealed, &without].concat();
+    assert!(open_whole(&keys, &stripped).is_ok());
+    let misplaced = SealError::Misplaced { what: "the trailer of the file" };
+    assert_eq!(open_named(&keys, &stripped, &body.anchor, writer).unwrap_err(), misplaced);
+    let mut ending = sealer.plan_end(&body.layout, &metadata, &mut Recorded::new(3)).unwrap();
+    ending.update(sealed);
+    let own = ending.sign(&device(2)).unwrap();
+    assert_eq!(
+        open_named(&keys, &[sealed, &own].concat(), &body.anchor, writer).unwrap_err(),
+        misplaced
+    );
+    let not_signed = SealError::NotSigned { what: "the proof of the content" };
+    let end = own.len() - FOOTER_BYTES - body.anchor.footer().proof_bytes();
+    let signed = [&forged[..proof], &own[end..]].concat();
+    assert_eq!(open_named(&keys, &signed, &body.anchor, writer).unwrap_err(), not_signed);
+    for at in proof..body.bytes.len() - FOOTER_BYTES {
+        let mut altered = body.bytes.clone();
+        altered[at] ^= 1;
+        let found = open_named(&keys, &altered, &body.anchor, writer).unwrap_err();
+        assert_eq!(found, not_signed, "{at}");
+    }
+    // One that did not hash all of the content signs nothing.
+    let ending = sealer.plan_end(&body.layout, &metadata, &mut Recorded::new(3)).unwrap();
+    assert_eq!(ending.sign(&device(1)).unwrap_err(), SealError::Truncated { what: "the content" });
+}
+
+#[test]
+fn a_body_of_a_client_without_proofs_stays_readable() {
+    let (keys, body) = two_segments();
+    assert_eq!(body.anchor.footer().hashes, 0);
+    let opened = open_named(&keys, &body.bytes, &body.anchor, writer).unwrap();
+    assert_eq!(opened, open_whole(&keys, &body.bytes).unwrap());
+    assert_eq!(proof_of(&keys, &body), Ok(None));
+}
+
+#[test]
+fn a_segment_is_sealed_in_pieces_of_any_size() {
+    let (keys, plain) = (vault(1), content(40_000));
+    let sealer = FileSealer::new(&keys, &mut Recorded::new(2)).unwrap();
+    let plan = || sealer.plan_segment(0, 40_000, &mut Recorded::new(3)).unwrap().1;
+    let whole = plan().seal(&plain).unwrap();
+    for piece in [1, 999, CHUNK_BYTES, 39_999] {
+        let mut pieces = plan().begin(7);
+        plain.chunks(piece).for_each(|piece| pieces.push(piece).unwrap());
+        let sealed = pieces.finish().unwrap();
+        assert!(sealed == whole && sealed.capacity() >= whole.len() + 7, "{piece}");
+    }
+    assert!(plan().begin(0).finish().is_err());
+    let mut long = plan().begin(0);
+    long.push(&plain).unwrap();
+    assert!(long.push(&[0]).is_err());
 }

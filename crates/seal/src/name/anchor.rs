@@ -16,7 +16,7 @@ const KEPT_BYTES: usize = SIGNED_BYTES + SIGNATURE_BYTES;
 
 /// Which body belongs to a name: the footer, the hash of the trailer, and the first segment.
 ///
-/// `epoch u32 ‖ suite ‖ flags ‖ 0 u16 ‖ file id 32 ‖ trailer length u32 ‖ BLAKE3 of the trailer 32 ‖
+/// `epoch u32 ‖ suite ‖ flags ‖ hashes u16 ‖ file id 32 ‖ trailer length u32 ‖ BLAKE3 of the trailer 32 ‖
 /// salt 24 ‖ commitment 32`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Anchor([u8; ANCHOR_BYTES]);
@@ -26,6 +26,7 @@ impl Anchor {
         let mut out = [0; ANCHOR_BYTES];
         out[..4].copy_from_slice(&footer.epoch.to_be_bytes());
         out[4] = SUITE;
+        out[6..8].copy_from_slice(&footer.hashes.to_be_bytes());
         out[8..40].copy_from_slice(&footer.file.0);
         out[40..44].copy_from_slice(&footer.trailer_bytes.to_be_bytes());
         out[44..76].copy_from_slice(blake3::hash(trailer).as_bytes());
@@ -38,7 +39,7 @@ impl Anchor {
         if bytes[4] != SUITE {
             return Err(SealError::Unsupported { what: WHAT, found: bytes[4].into() });
         }
-        if bytes[5..8] != [0; 3] {
+        if bytes[5] != 0 {
             return Err(SealError::Malformed { what: WHAT, why: "unknown flags" });
         }
         Ok(Self(bytes))
@@ -47,9 +48,10 @@ impl Anchor {
     /// Returns the footer of the body.
     pub fn footer(&self) -> Footer {
         let word = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|n| self.0[at + n]));
+        let hashes = u16::from_be_bytes([self.0[6], self.0[7]]);
         let mut file = [0; 32];
         file.copy_from_slice(&self.0[8..40]);
-        Footer { trailer_bytes: word(40), epoch: word(0), file: FileId(file) }
+        Footer { trailer_bytes: word(40), epoch: word(0), hashes, file: FileId(file) }
     }
 
     /// Returns whether a footer and a trailer are those of the body.

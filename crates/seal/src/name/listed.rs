@@ -37,8 +37,9 @@ pub struct Name {
     pub modified: Option<u64>,
     /// `ETag` of the content, as S3 writes it without quotes; at most 48 bytes.
     pub etag: Option<String>,
-    /// Count of changes of this path: one more than the highest that the writer saw. A client that sees it go
-    /// back was shown an older version.
+    /// A number that grows with every change of the path: higher than the highest that the writer saw, and at least
+    /// the milliseconds since 1970. A client that sees it go back was shown an older version. The time keeps it
+    /// growing where a file was deleted by a device that the writer knows nothing of.
     pub clock: u64,
 }
 
@@ -190,9 +191,9 @@ impl Opened {
     /// Compares the clock with the highest one that this client saw for the path.
     ///
     /// # Errors
-    /// [`SealError::RolledBack`]: the server shows an older version.
+    /// [`SealError::Replayed`]: the server shows an older version.
     pub fn check_clock(&self, seen: u64) -> Result<(), SealError> {
         let found = self.name.clock;
-        if found >= seen { Ok(()) } else { Err(SealError::RolledBack { what: WHAT, seen, found }) }
+        if found >= seen { Ok(()) } else { Err(SealError::Replayed { what: WHAT, seen, found }) }
     }
 }

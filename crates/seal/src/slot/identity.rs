@@ -4,11 +4,11 @@ use bip39::{Language, Mnemonic};
 use zeroize::Zeroizing;
 
 use crate::{
-    Entropy, SealError, VaultId,
+    Entropy, SealError, VaultId, bech32,
     key::Secret,
     signature::SigningKey,
     slot::{
-        PassphraseCost, Recipient, WalletSalt, bech32,
+        PassphraseCost, Recipient, WalletSalt,
         recipient::{self, ENCAPSULATED_BYTES, WRAPPED_BYTES},
         wallet,
     },

@@ -15,11 +15,7 @@ use hpke::{
 };
 use zeroize::Zeroizing;
 
-use crate::{
-    Entropy, SealError, VaultId, draw,
-    key::Secret,
-    slot::{Wrapped, bech32},
-};
+use crate::{Entropy, SealError, VaultId, bech32, draw, key::Secret, slot::Wrapped};
 
 /// Bytes of a public key.
 pub(super) const PUBLIC_KEY_BYTES: usize = 1216;
@@ -53,7 +49,7 @@ impl Recipient {
         Self(Box::new(public.as_slice().try_into().expect("a public key of 1216 bytes")))
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_slice()
     }
 

@@ -110,7 +110,7 @@ impl Service {
             id: BucketId(self.random()),
             salt: root.salt,
             settings: Vec::new(),
-            global_name: self.names.at_creation(),
+            global_name: self.names.at_creation(false),
             content: Some(Box::new(Content::of(&root, head.row.pointer.version))),
         };
         let address = BucketAddress::new(source.owner, name);

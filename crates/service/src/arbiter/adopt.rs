@@ -1,15 +1,16 @@
 //! Publishes the root of a bucket that came from elsewhere (docs/adr/0047).
 
 use fula_core::{
-    BucketAddress, BucketId, Cid, RootPointer, WriterId,
-    block::Placement,
-    bucket::BucketRoot,
+    Block, BucketAddress, BucketId, Cid, RootPointer, WriterId,
+    block::{Placement, require},
+    bucket::{BucketRoot, Settings},
     root::{NewRoot, RootRow},
 };
 
 use super::{Arbiter, SwapAnswer};
 use crate::{
     Random,
+    auth::bucket_policy::POLICY,
     error::{Applied, ServiceError},
     limits::AUTHORS_KEPT_MS,
     names::NamePolicy,
@@ -22,8 +23,8 @@ const TRIES: usize = 4;
 /// The outcome of publishing a root.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Adopted {
-    /// The bucket has this root now.
-    Published(RootPointer),
+    /// The bucket has this root now. Its policy was left out if the flag is set.
+    Published(RootPointer, bool),
     /// The bucket had the root already.
     Already(RootPointer),
     /// There is a bucket of this name, at this version.
@@ -35,7 +36,8 @@ pub(crate) enum Adopted {
 impl Arbiter {
     /// Publishes a root whose blocks are durable, and were put under `origin`. If the name was never used, and
     /// the root is that of this bucket, the bucket gets exactly this root. Otherwise it gets a new root over
-    /// the same trees, which begins a new life of the name.
+    /// the same trees, which begins a new life of the name. A bucket of another name or owner is private: a policy
+    /// says who may use the bucket that it was made for, and is left out.
     ///
     /// # Errors
     /// [`ServiceError::BucketNameTaken`]; [`ServiceError::Busy`]: the outcome is unknown, or the row keeps
@@ -63,10 +65,15 @@ impl Arbiter {
                 });
             }
             let is_its_own = (root.owner, &root.name) == (bucket.owner, &bucket.name);
-            let published = match (&row, floor) {
+            let mut published = match (&row, floor) {
                 (None, None) if is_its_own => root.clone(),
                 _ => self.renewed(bucket, root, row.as_ref(), floor, random).await?,
             };
+            let made = if is_its_own { None } else { self.without_policy(&published).await? };
+            let is_made_private = made.is_some();
+            if let Some(made) = made {
+                published.settings = self.put_settings(made).await?;
+            }
             let new = self.new_row(row.as_ref(), &published, origin.as_ref(), names).await?;
             let Some(new) = new else { return Ok(Adopted::Collected) };
             let expected = row.map(|row| row.pointer);
@@ -76,7 +83,7 @@ impl Arbiter {
                     self.forget_head(bucket);
                     self.current(bucket).await?;
                     self.guard().flush().await?;
-                    return Ok(Adopted::Published(new.pointer));
+                    return Ok(Adopted::Published(new.pointer, is_made_private));
                 }
                 SwapAnswer::BelowFloor(version) => floor = Some(version),
                 // Another master has created or dropped the bucket, or a collection has raised its row.
@@ -121,6 +128,25 @@ impl Arbiter {
         // A separate writer id is used, so that no process takes the swap for one of its unanswered ones.
         renewed.sign(WriterId(writer), renewed.time.saturating_sub(AUTHORS_KEPT_MS));
         Ok(renewed)
+    }
+
+    /// Returns the settings of a root without the policy; `None` if there is no policy.
+    async fn without_policy(&self, root: &BucketRoot) -> Result<Option<Settings>, ServiceError> {
+        let Some(cid) = &root.settings else { return Ok(None) };
+        let block = require(self.nodes().blocks().as_ref(), cid).await?;
+        let mut settings = Settings::from_block(&block)?;
+        Ok(settings.blocks.remove(POLICY).map(|_| settings))
+    }
+
+    /// Stores settings. Returns the link to them; `None` if there are none.
+    async fn put_settings(&self, settings: Settings) -> Result<Option<Cid>, ServiceError> {
+        if settings.blocks.is_empty() {
+            return Ok(None);
+        }
+        let (block, blocks): (Block, _) = (settings.to_block(), self.nodes().blocks());
+        let mark = blocks.put(std::slice::from_ref(&block), Placement::Commit).await?;
+        blocks.sync(mark).await?;
+        Ok(Some(block.cid()))
     }
 
     /// Stores a root block. Returns the row that publishes it; `None` if what it links may be collected.

@@ -251,6 +251,7 @@ impl Arbiter {
         let age = |head: &Head| (head.row.pointer.version, head.row.pointer.generation);
         if known.is_none_or(|known| age(&known) < age(head)) {
             self.0.heads.insert(head.address().clone(), Arc::clone(head));
+            self.0.watches.wake(head.address());
         }
     }
 

@@ -16,6 +16,7 @@ mod recovery;
 mod restore;
 mod rollback;
 mod swap;
+mod watches;
 
 use std::sync::Arc;
 
@@ -31,7 +32,9 @@ pub(crate) use self::{
     collection::Begun,
     swap::{SwapAnswer, Unverified},
 };
-use self::{clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader};
+use self::{
+    clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader, watches::Watches,
+};
 pub use self::{
     head::Head,
     merge::Merged,
@@ -59,6 +62,7 @@ struct Inner {
     /// Newest known head of each bucket. The version of an entry only rises.
     heads: Cache<BucketAddress, Arc<Head>>,
     claims: PriorityClaims,
+    watches: Watches,
     /// Whether a bucket may be read in its last known state while the arbiter is away.
     stale_reads: bool,
     faults: FaultInjection,
@@ -86,6 +90,7 @@ impl Arbiter {
             clock,
             heads: Cache::new(limits.heads_max),
             claims: PriorityClaims::default(),
+            watches: Watches::default(),
             stale_reads: limits.stale_reads,
             faults: limits.faults,
         }))

@@ -10,6 +10,7 @@ pub use fula_identity::{Grant, Identity, Scope, Target, Verb};
 
 pub use super::action::{Action, Property, Setting, Which};
 use super::{
+    acl::{self, Acl, AclAsked},
     bucket_policy::BucketAccess,
     policy::{Asked, Decision, Values},
 };
@@ -22,6 +23,8 @@ pub struct Holder<'a> {
     pub owner: OwnerId,
     /// What others may do, and what nobody may.
     pub access: &'a BucketAccess,
+    /// Access control list of the object that the request is about, where lists count and there is one.
+    pub object: Option<&'a Acl>,
 }
 
 /// Decides whether `identity` (`None` is anonymous) may do `action` to `target`, which lies in the bucket
@@ -42,7 +45,7 @@ pub fn authorize(
 ) -> Result<(), ServiceError> {
     let granted = identity.is_some_and(|who| who.grant.allows(action.verb(), target));
     let hidden = if granted { ServiceError::NoSuchBucket } else { ServiceError::AccessDenied };
-    let Some(Holder { owner, access }) = holder else { return Err(hidden) };
+    let Some(Holder { owner, access, object }) = holder else { return Err(hidden) };
     let who = identity.map(|who| who.owner);
     let is_owner = who == Some(owner);
     let is_own = is_owner && granted;
@@ -54,11 +57,11 @@ pub fn authorize(
     }
     let decision = match target {
         Target::Account => return Err(refused),
-        // Most buckets have no policy.
-        _ if !access.has_policy() => Decision::Unsaid,
         Target::Anything(_) if action.id().is_about_object() => {
             return if is_own || access.mentions(who) { Ok(()) } else { Err(refused) };
         }
+        // Most buckets have no policy.
+        _ if !access.has_policy() => Decision::Unsaid,
         target => {
             let resource = resource_of(action, target);
             let decide = |action: Action| {
@@ -78,11 +81,15 @@ pub fn authorize(
             }
         }
     };
-    match decision {
-        Decision::Allowed => Ok(()),
-        Decision::Unsaid if is_own => Ok(()),
-        Decision::Denied | Decision::Unsaid => Err(refused),
-    }
+    let asked = AclAsked { who, granted, action, holder: owner, object };
+    // The policy of a bucket lets nobody read an object of another owner, as on AWS.
+    let is_foreign = acl::is_up_to_owner(action) && object.is_some_and(|acl| acl.owner != owner);
+    let is_allowed = match decision {
+        Decision::Denied => false,
+        Decision::Allowed if !is_foreign => true,
+        Decision::Allowed | Decision::Unsaid => access.acl_allows(&asked).unwrap_or(is_own),
+    };
+    if is_allowed { Ok(()) } else { Err(refused) }
 }
 
 /// Returns what policies call the target of an action.
@@ -99,7 +106,7 @@ fn resource_of(action: Action, target: Target<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::acl::Ownership, *};
 
     const BUCKET: &str = "bucket";
 
@@ -190,7 +197,7 @@ mod tests {
         ));
         let closed =
             access(r#"{"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}"#);
-        let held = |access| Some(Holder { owner: owner.owner, access });
+        let held = |access| Some(Holder { owner: owner.owner, access, object: None });
         let (private, public) = (held(&nothing), held(&some));
         let (shared, closed, all) = (held(&shared), held(&closed), held(&all));
         let table = [
@@ -249,10 +256,57 @@ mod tests {
             ("s3:GetBucketTagging", 'd', 'd'),
         ] {
             let access = allow(action);
-            let holder = Some(Holder { owner: owner.owner, access: &access });
+            let holder = Some(Holder { owner: owner.owner, access: &access, object: None });
             let target = Target::Anything(BUCKET);
             assert_eq!(decide(None, Action::HeadBucket, target, holder), head, "{action}");
             assert_eq!(decide(None, Action::GetLocation, target, holder), location, "{action}");
+        }
+    }
+
+    #[test]
+    fn a_list_lets_in_beside_a_policy_and_a_denial_wins() {
+        let [owner, friend, stranger] =
+            ["key:owner", "key:friend", "key:stranger"].map(Identity::of_user);
+        let statement = |effect: &str| {
+            access(&format!(
+                r#"{{"Effect": "{effect}", "Principal": "*", "Action": "s3:*",
+                    "Resource": ["arn:aws:s3:::bucket", "arn:aws:s3:::bucket/*"]}}"#
+            ))
+        };
+        let listed = |access: BucketAccess| access.with_acls(Ownership::Writer, None);
+        let (alone, open, shut) = (
+            listed(BucketAccess::default()),
+            listed(statement("Allow")),
+            listed(statement("Deny")),
+        );
+        let theirs = Acl::private(friend.owner);
+        // Reads by CID ask nobody for the owner of an object.
+        assert!(statement("Allow").opens_always("bucket/k") && !open.opens_always("bucket/k"));
+        let (object, bucket) = (Target::Object(BUCKET, "k"), Target::Anything(BUCKET));
+        let ask = |who, action, target, access| {
+            let holder = Holder { owner: owner.owner, access, object: Some(&theirs) };
+            decide(who, action, target, Some(holder))
+        };
+        // The columns: lists alone, with a policy that allows everything, with one that denies it.
+        for (name, who, action, target, expected) in [
+            ("friend", Some(&friend), Action::GetObject, object, "aad"),
+            ("owner", Some(&owner), Action::GetObject, object, "ddd"),
+            ("owner", Some(&owner), Action::DeleteObject, object, "aad"),
+            ("stranger", Some(&stranger), Action::GetObject, object, "ddd"),
+            ("stranger", Some(&stranger), Action::DeleteObject, object, "dad"),
+            ("stranger", Some(&stranger), Action::PutObject, object, "dad"),
+            // Others learn that the bucket exists, as on AWS.
+            ("stranger", Some(&stranger), Action::HeadBucket, bucket, "dad"),
+            ("stranger", Some(&stranger), Action::DeleteObject, bucket, "aaa"),
+            ("anonymous", None, Action::GetObject, object, "ddd"),
+            ("owner", Some(&owner), Action::PutPolicy, Target::Bucket(BUCKET), "aaa"),
+            ("friend", Some(&friend), Action::PutPolicy, Target::Bucket(BUCKET), "ddd"),
+        ] {
+            let found: String = [&alone, &open, &shut]
+                .map(|access| ask(who, action, target, access))
+                .iter()
+                .collect();
+            assert_eq!(found, expected, "{name} {action:?}");
         }
     }
 
@@ -265,7 +319,7 @@ mod tests {
                 "Resource": "arn:aws:s3:::bucket/in/*"}}"#,
             friend.owner
         ));
-        let holder = Some(Holder { owner: owner.owner, access: &shared });
+        let holder = Some(Holder { owner: owner.owner, access: &shared, object: None });
         let ask = |who| decide(who, Action::DeleteObject, Target::Anything(BUCKET), holder);
         assert_eq!(ask(Some(&owner)), 'a');
         assert_eq!(ask(Some(&friend)), 'a');

@@ -1,14 +1,16 @@
-//! Reads what decides who may do something without being the owner: the policy of a bucket, its public access
-//! block, and its rules for other origins.
+//! Reads what decides who may do something without being the owner: the policy of a bucket, its access control
+//! lists, its public access block, and its rules for other origins.
 
 use fula_core::{
     Block, BlockStore, OwnerId,
-    bucket::{Attached, BucketRoot, TextMap, settings},
+    bucket::{Attached, BucketRoot, settings},
 };
 
 use super::{
+    acl::{Acl, AclAsked, BUCKET_ACL, BucketAcls, OWNERSHIP, Ownership},
     action::Action,
     policy::{Asked, Decision, Policy, Values},
+    public_access::PublicAccessBlock,
 };
 use crate::error::ServiceError;
 
@@ -18,12 +20,15 @@ pub(crate) const POLICY: &str = "policy";
 /// Name of the setting that holds the rules for other origins, as text in a block of its own.
 pub(crate) const CORS: &str = "cors";
 
-/// What others may do in a bucket, and what nobody may: its policy, and its public access block.
+/// What others may do in a bucket, and what nobody may: its policy, its access control lists, and its public
+/// access block.
 #[derive(Debug, Default)]
 pub struct BucketAccess {
     policy: Option<Stored>,
     /// Whether a policy that is public lets in nobody but the owner.
     is_restricted: bool,
+    /// The access control lists, where they count.
+    acls: Option<BucketAcls>,
 }
 
 #[derive(Debug)]
@@ -39,9 +44,22 @@ impl BucketAccess {
         blocks: &dyn BlockStore,
         root: &BucketRoot,
     ) -> Result<Self, ServiceError> {
-        let Some(text) = policy_text(blocks, root).await? else { return Ok(Self::default()) };
+        let (text, ownership) =
+            (policy_text(blocks, root).await?, ownership_of(blocks, root).await?);
+        if text.is_none() && ownership == Ownership::Enforced {
+            return Ok(Self::default());
+        }
         let block = PublicAccessBlock::of_root(blocks, root).await?.unwrap_or_default();
-        Ok(Self::of(&text, block))
+        let acls = match ownership {
+            Ownership::Enforced => None,
+            ownership => {
+                let stored =
+                    settings::read_text(blocks, root.settings.as_ref(), BUCKET_ACL).await?;
+                Some(BucketAcls { ownership, stored, block })
+            }
+        };
+        let policy = text.map(|text| Self::of(&text, block)).unwrap_or_default();
+        Ok(Self { acls, ..policy })
     }
 
     fn of(text: &str, block: PublicAccessBlock) -> Self {
@@ -53,13 +71,40 @@ impl BucketAccess {
             }
         };
         let is_public = matches!(&policy, Stored::Policy(policy) if policy.is_public());
-        Self { policy: Some(policy), is_restricted: block.restrict_buckets && is_public }
+        Self {
+            policy: Some(policy),
+            is_restricted: block.restrict_buckets && is_public,
+            acls: None,
+        }
     }
 
     /// Returns what a policy says, in a bucket without a public access block.
     #[cfg(test)]
     pub(crate) fn of_policy(text: &str) -> Self {
         Self::of(text, PublicAccessBlock::default())
+    }
+
+    /// Returns the same with access control lists that count.
+    #[cfg(test)]
+    pub(crate) fn with_acls(self, ownership: Ownership, stored: Option<String>) -> Self {
+        let block = PublicAccessBlock::default();
+        Self { acls: Some(BucketAcls { ownership, stored, block }), ..self }
+    }
+
+    /// Returns the access control lists, where they count.
+    pub(crate) fn acls(&self) -> Option<&BucketAcls> {
+        self.acls.as_ref()
+    }
+
+    /// Returns the list of an object of `holder` with this stored one. Where lists do not count, the holder alone
+    /// is let in.
+    pub(crate) fn acl_of(&self, stored: Option<&str>, holder: OwnerId) -> Acl {
+        Acl::of_text(stored.filter(|_| self.acls.is_some()), holder)
+    }
+
+    /// Returns what lists say about a request; `None` where they do not count.
+    pub(super) fn acl_allows(&self, asked: &AclAsked<'_>) -> Option<bool> {
+        self.acls.as_ref().map(|acls| acls.allows(asked))
     }
 
     /// Returns whether there is a policy.
@@ -84,15 +129,23 @@ impl BucketAccess {
         }
     }
 
-    /// Returns whether the policy allows a caller anything, so that the caller may know of the bucket.
+    /// Returns whether a caller may know of the bucket: the policy allows the caller anything, or lists count, so
+    /// that each object may let others in.
     pub(crate) fn mentions(&self, who: Option<OwnerId>) -> bool {
+        if self.acls.is_some() {
+            return true;
+        }
         let Some(Stored::Policy(policy)) = &self.policy else { return false };
         !self.is_restricted && policy.mentions(who)
     }
 
     /// Returns whether anyone may read an object, from anywhere and at any time. `resource` is the bucket, a slash
-    /// and the key.
+    /// and the key. Where lists count, an object may belong to another user, about whose objects the policy says
+    /// nothing: no object is open then.
     pub(crate) fn opens_always(&self, resource: &str) -> bool {
+        if self.acls.is_some() {
+            return false;
+        }
         let Some(Stored::Policy(policy)) = &self.policy else { return false };
         !self.is_restricted && policy.allows_always(Action::GetObject.id(), resource)
     }
@@ -120,6 +173,8 @@ pub(crate) struct Openness {
     pub(crate) policy: Option<String>,
     pub(crate) block: Option<PublicAccessBlock>,
     pub(crate) has_cors: bool,
+    /// Whether access control lists count.
+    pub(crate) has_acls: bool,
 }
 
 impl Openness {
@@ -132,6 +187,7 @@ impl Openness {
             policy: policy_text(blocks, root).await?,
             block: PublicAccessBlock::of_root(blocks, root).await?,
             has_cors: cors_text(blocks, root).await?.is_some(),
+            has_acls: ownership_of(blocks, root).await? != Ownership::Enforced,
         })
     }
 
@@ -139,13 +195,14 @@ impl Openness {
     pub(crate) fn of_blocks(
         policy: Option<&Block>,
         block: Option<&Block>,
-        has_cors: bool,
+        (has_cors, has_acls): (bool, bool),
     ) -> Result<Self, ServiceError> {
         let block = block.map(Attached::read_block).transpose()?;
         Ok(Self {
             policy: policy.map(|block| settings::text_of(block, POLICY)).transpose()?,
             block: block.map(|map| PublicAccessBlock::of_map(&map)),
             has_cors,
+            has_acls,
         })
     }
 
@@ -155,12 +212,13 @@ impl Openness {
     }
 
     /// Returns whether anyone reaches the bucket by its bare name: its policy allows something without a
-    /// credential, or it has rules for other origins, which preflights without credentials ask for.
+    /// credential, it has rules for other origins, which preflights without credentials ask for, or lists count,
+    /// which may let in anyone.
     pub(crate) fn is_reached(&self) -> bool {
         let policy = self.policy();
         let is_restricted =
             self.block.is_some_and(|block| block.restrict_buckets) && policy.is_public();
-        self.has_cors || (!is_restricted && policy.allows_unnamed())
+        self.has_cors || self.has_acls || (!is_restricted && policy.allows_unnamed())
     }
 
     /// Refuses a policy that makes something public where the public access block forbids that.
@@ -185,72 +243,18 @@ pub(crate) async fn cors_text(
     Ok(settings::read_text(blocks, root.settings.as_ref(), CORS).await?)
 }
 
+/// Returns the object ownership of a bucket.
+pub(crate) async fn ownership_of(
+    blocks: &dyn BlockStore,
+    root: &BucketRoot,
+) -> Result<Ownership, ServiceError> {
+    let text = settings::read_text(blocks, root.settings.as_ref(), OWNERSHIP).await?;
+    Ok(Ownership::of_text(text.as_deref()))
+}
+
 pub(crate) async fn policy_text(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
 ) -> Result<Option<String>, ServiceError> {
     Ok(settings::read_text(blocks, root.settings.as_ref(), POLICY).await?)
-}
-
-/// Name of the setting that holds the public access block, as a map of texts.
-pub(crate) const PUBLIC_ACCESS: &str = "publicAccessBlock";
-
-/// The public access block of a bucket. ACLs never make anything public here, so the parts about ACLs have no
-/// effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is set by itself, as on AWS")]
-pub struct PublicAccessBlock {
-    /// Whether ACLs that make something public are refused.
-    pub block_acls: bool,
-    /// Whether ACLs that make something public are ignored.
-    pub ignore_acls: bool,
-    /// Whether policies that make something public are refused.
-    pub block_policy: bool,
-    /// Whether what a policy makes public is private all the same.
-    pub restrict_buckets: bool,
-}
-
-/// Names of the parts in a stored block.
-const NAMES: [&str; 4] = ["blockAcls", "ignoreAcls", "blockPolicy", "restrictBuckets"];
-
-impl PublicAccessBlock {
-    /// Returns the parts that are set, by name.
-    pub(crate) fn to_map(self) -> TextMap {
-        let set = [self.block_acls, self.ignore_acls, self.block_policy, self.restrict_buckets];
-        let pairs = NAMES.iter().zip(set);
-        pairs.map(|(name, is_set)| ((*name).to_owned(), is_set.to_string())).collect()
-    }
-
-    fn of_map(map: &TextMap) -> Self {
-        let is_set = |name: &str| map.get(name).is_some_and(|text| text == "true");
-        let [block_acls, ignore_acls, block_policy, restrict_buckets] = NAMES.map(is_set);
-        Self { block_acls, ignore_acls, block_policy, restrict_buckets }
-    }
-
-    /// Reads the public access block of the bucket that a root describes.
-    pub(crate) async fn of_root(
-        blocks: &dyn BlockStore,
-        root: &BucketRoot,
-    ) -> Result<Option<Self>, ServiceError> {
-        let map = settings::read_map(blocks, root.settings.as_ref(), PUBLIC_ACCESS).await?;
-        Ok(map.map(|map| Self::of_map(&map)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_combination_comes_back() {
-        for bits in 0..16_u8 {
-            let block = PublicAccessBlock {
-                block_acls: bits & 1 != 0,
-                ignore_acls: bits & 2 != 0,
-                block_policy: bits & 4 != 0,
-                restrict_buckets: bits & 8 != 0,
-            };
-            assert_eq!(PublicAccessBlock::of_map(&block.to_map()), block);
-        }
-    }
 }

@@ -11,7 +11,7 @@ impl Authenticator {
             return self.inspect(access_key).ok().map(|verified| verified.identity.clone());
         }
         if access_key.starts_with(sessions::PREFIX) {
-            let session = self.0.keys.session(access_key).await.ok()??;
+            let session = self.0.keys.session(access_key, None).await.ok()??;
             return Some(session.identity);
         }
         Some(self.0.keys.find(access_key).await.ok()??.identity)

@@ -26,6 +26,16 @@ impl KeyRing {
         self.sealing().fingerprint()
     }
 
+    /// Returns the fingerprints of all lines of the key file.
+    pub fn sealing_lines(&self) -> Vec<String> {
+        self.sealing().fingerprints()
+    }
+
+    /// Lets the line with a fingerprint encrypt secrets from now on, if there is one.
+    pub fn seal_with(&self, fingerprint: &str) {
+        self.sealing().use_line(fingerprint);
+    }
+
     /// Returns up to `limit` records after `after` by access key id, with those of revoked keys.
     ///
     /// # Errors
@@ -59,7 +69,9 @@ impl KeyRing {
         let metadata = &self.records().metadata;
         let version = match metadata.read(Table::Keys, id).await? {
             Some(entry) => match entry.value {
-                Some(value) if value == record => return Ok(PutBack::Already),
+                Some(value) if value == record || self.is_same_key(id, &value, &stored) => {
+                    return Ok(PutBack::Already);
+                }
                 Some(_) => return Ok(PutBack::Differs),
                 None => entry.version,
             },
@@ -75,6 +87,15 @@ impl KeyRing {
             }
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(Applied::None)),
         }
+    }
+
+    /// Returns whether a record differs from `other` only in how its secret is encrypted.
+    fn is_same_key(&self, id: &str, record: &Bytes, other: &Stored) -> bool {
+        let open = |stored: &Stored| self.sealing().open(id, &stored.sealed).ok();
+        let Ok(stored) = Stored::parse(record) else { return false };
+        let is_same = (&stored.user, stored.created) == (&other.user, other.created);
+        let secrets = open(&stored).zip(open(other));
+        is_same && secrets.is_some_and(|(one, two)| one.expose() == two.expose())
     }
 }
 

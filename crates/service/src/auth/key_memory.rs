@@ -1,4 +1,4 @@
-//! Copies of access keys on a master's own disk. With them the keys stay valid when the arbiter is restored
+//! Copies of access keys on a master's own disk, and the time since which it keeps them. With them the keys stay valid when the arbiter is restored
 //! from a backup (docs/adr/0038).
 //!
 //! Every master copies the records of keys that were generated here, with their secrets encrypted, from the
@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use fula_core::{
     metadata::{Entry, Table},
     root::TimeMs,
 };
+use fula_identity::Seconds;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -35,6 +36,9 @@ use crate::{
 
 /// Interval between two looks at the arbiter's keys.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// Name of the record on a master's own disk that says since when it remembers.
+const SINCE: &str = "remembers-since";
 
 /// Number of keys that are compared at each look.
 const PAGE: usize = 256;
@@ -80,6 +84,8 @@ pub(super) struct KeyMemory {
     missed: Notify,
     /// Keys whose failures were logged.
     told: Mutex<BTreeSet<String>>,
+    /// Time since which this master remembers, in seconds since 1970.
+    since: OnceLock<Seconds>,
 }
 
 impl KeyMemory {
@@ -98,7 +104,39 @@ impl KeyMemory {
             wanted: Mutex::default(),
             missed: Notify::new(),
             told: Mutex::default(),
+            since: OnceLock::new(),
         }
+    }
+
+    /// Notes on this master's own disk, once, since when it remembers keys and revocations.
+    ///
+    /// # Errors
+    /// [`ServiceError::Full`], [`ServiceError::Unavailable`] of this master's own disk.
+    pub(super) async fn begin(&self, now: Seconds) -> Result<(), ServiceError> {
+        if self.since().await?.is_none() {
+            self.disk.write(Table::Modes, SINCE, 0, Some(now.to_string().into())).await?;
+        }
+        Ok(())
+    }
+
+    async fn since(&self) -> Result<Option<Seconds>, ServiceError> {
+        if let Some(since) = self.since.get() {
+            return Ok(Some(*since));
+        }
+        let entry = self.disk.read(Table::Modes, SINCE).await?;
+        let Some(value) = entry.and_then(|entry| entry.value) else { return Ok(None) };
+        let since = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+        let since = since.ok_or_else(|| ServiceError::bug(format!("malformed record {SINCE}")))?;
+        Ok(Some(*self.since.get_or_init(|| since)))
+    }
+
+    /// Returns whether this master remembers since before a time. Then it knows all revocations of what began
+    /// later.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] of this master's own disk.
+    pub(super) async fn was_there(&self, at: Seconds) -> Result<bool, ServiceError> {
+        Ok(self.since().await?.is_some_and(|since| since < at))
     }
 
     /// Waits for a key that the arbiter has lost and a request needs. The call may be cancelled at any

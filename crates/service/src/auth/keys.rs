@@ -276,9 +276,7 @@ impl KeyRing {
             }
             (created, made_on) = (stored.created, stored.made_on);
         }
-        let mut nonce = [0; 12];
-        (self.random)(&mut nonce);
-        let sealed = self.sealing.seal(nonce, id, secret)?;
+        let sealed = self.sealing.seal(self.nonce(), id, secret)?;
         let stored = Stored { user: user.clone(), created, sealed, made_on: made_on.clone() };
         let value = stored.encode()?;
         self.records.forget(Table::Keys, id);
@@ -333,6 +331,13 @@ impl KeyRing {
         let found = AccessKey { secret, identity, created: stored.created };
         self.opened.insert(id.to_owned(), (entry, found.clone()));
         Ok(Some(found))
+    }
+
+    /// Returns a fresh nonce.
+    pub(super) fn nonce(&self) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        (self.random)(&mut nonce);
+        nonce
     }
 
     /// Returns the key that encrypts the secrets.

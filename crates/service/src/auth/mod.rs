@@ -4,20 +4,25 @@
 //! user may do is decided in [`access`].
 
 pub mod access;
+pub mod acl;
 mod action;
 pub(crate) mod bucket_policy;
 mod claimed;
 mod clock;
+mod fault;
 mod key_backup;
 mod key_memory;
 mod key_record;
 mod keys;
 pub mod policy;
 mod proof;
+pub(crate) mod public_access;
 mod records;
 pub(crate) mod request;
+mod reseal;
 mod revocations;
 mod sealing;
+mod session_copy;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -41,9 +46,11 @@ use tokio::sync::Notify;
 
 pub use self::{
     clock::CredentialClock,
+    fault::AuthError,
     key_backup::PutBack,
     keys::{AccessKey, KeyInfo, KeyRing, user_of},
     proof::{AuthMethod, COMMIT_ALLOWANCE, CredentialCheck, Proof},
+    reseal::Resealed,
     revocations::{Revocation, Revocations, Revoked},
     sealing::{InvalidSealingKey, SealingKey, Secret},
     sessions::{SESSIONS_MAX, SessionKeys},
@@ -71,50 +78,6 @@ pub struct Signed<'a> {
     pub url_expires: Option<Seconds>,
     /// Whether nobody can have read the request on its way.
     pub is_private: bool,
-}
-
-/// The reason why a credential is refused. The texts contain no credential.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AuthError {
-    /// The token is not accepted.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The credential was valid once, but was revoked.
-    #[error("the credential was revoked")]
-    Revoked,
-    /// There is no such access key.
-    #[error("there is no such access key")]
-    UnknownKey,
-    /// The session has ended. Begin another one.
-    #[error("the session has ended")]
-    SessionExpired,
-    /// The session token is missing or wrong, or there must not be one.
-    #[error("the session token does not belong to the access key")]
-    SessionToken,
-    /// A token may only be sent over TLS, or from the same machine.
-    #[error(
-        "a token is accepted over TLS or from the same machine only; use https, or where a proxy in \
-         front of the gateway ends TLS, let the operator set FULA_TLS_TERMINATED=on"
-    )]
-    NotPrivate,
-    /// The token may not presign. Presign with a session, or with a token whose scope is this object alone.
-    #[error("a token as access key may presign only if its scope is one object")]
-    Presigned,
-    /// The user or the token has the largest allowed number of sessions. Wait until one ends, revoke some,
-    /// or raise the limit.
-    #[error(
-        "{of} has {max} sessions, the most that may exist at a time; wait until one ends, revoke some \
-         (fula revoke session ID), or let the operator raise FULA_SESSIONS_PER_OWNER"
-    )]
-    TooManySessions {
-        /// Holder of the sessions: the owner, or one token.
-        of: &'static str,
-        /// The limit.
-        max: usize,
-    },
-    /// The credential cannot be checked at present.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
 }
 
 /// Authenticates requests. Clones share one state.
@@ -319,17 +282,22 @@ impl Authenticator {
         Ok(verified)
     }
 
-    /// Returns the secret that requests with an access key are signed with.
+    /// Returns the secret that requests with an access key are signed with. `session_token` is what the request
+    /// has beside it, by which a session is found that the arbiter has lost.
     ///
     /// # Errors
     /// [`AuthError::UnknownKey`]; [`AuthError::Token`] for a token that is not valid.
-    pub async fn secret_of(&self, access_key: &str) -> Result<Secret, AuthError> {
+    pub async fn secret_of(
+        &self,
+        access_key: &str,
+        session_token: Option<&str>,
+    ) -> Result<Secret, AuthError> {
         if is_token(access_key) {
             self.verify(access_key)?;
             return Ok(Secret::new(fula_identity::secret_of(access_key)));
         }
         if access_key.starts_with(sessions::PREFIX) {
-            let session = self.0.keys.session(access_key).await?;
+            let session = self.0.keys.session(access_key, session_token).await?;
             if session.is_none() {
                 self.0.keys.check_arbiter().await?;
             }
@@ -397,7 +365,7 @@ impl Authenticator {
     }
 
     async fn admit_session(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
-        let session = self.0.keys.session(signed.access_key).await?;
+        let session = self.0.keys.session(signed.access_key, signed.session_token).await?;
         let session = session.ok_or(AuthError::UnknownKey)?;
         if !signed.session_token.is_some_and(|token| session.has_token(token)) {
             return Err(AuthError::SessionToken);
@@ -472,6 +440,7 @@ impl Authenticator {
     /// the next look begins after the key that failed.
     async fn look_at_keys(&self) -> Result<(), ServiceError> {
         let Some(memory) = self.0.keys.memory() else { return Ok(()) };
+        memory.begin(self.now()).await?;
         let page = memory.page().await?;
         for (id, found) in page.keys {
             memory.turn_to(Some(id.clone()));

@@ -3,7 +3,8 @@
 //! A user has up to [`SESSIONS_MAX`] slots. Each slot is a record, which a new session reuses once the
 //! session in it has ended or was revoked. So the number of records is bounded by the number of concurrent
 //! sessions, and no record has to be deleted. The key id names the slot. The rest of it, the secret and the
-//! session token are drawn anew for each session.
+//! session token are drawn anew for each session. The token also has a copy of the record
+//! ([`session_copy`]), for an arbiter that has lost it.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +13,11 @@ use fula_core::metadata::{Entry, Table, WriteOutcome};
 use fula_identity::{Grant, Identity, Seconds, TokenDigest, Verified};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
-use super::{AuthError, KeyRing, Revocations, Secret, revocations::RevocationSubject};
+use super::{
+    AuthError, KeyRing, Revocations, Secret, revocations::RevocationSubject, session_copy,
+};
 use crate::error::{Applied, ServiceError};
 
 /// Prefix of the key ids of sessions.
@@ -79,7 +83,7 @@ struct Stored {
     /// Scopes; `None` stands for all.
     scopes: Option<Vec<String>>,
     sealed: String,
-    /// Hex of a hash of the session token.
+    /// Hex of a hash of the session token. The copy in the token itself has none.
     token: String,
     /// Digest of the token that the session was issued for.
     #[serde(rename = "meaning")]
@@ -88,6 +92,9 @@ struct Stored {
     expires: Seconds,
     /// Audience of that token, if it named one.
     audience: Option<String>,
+    /// Time at which it began, in seconds since 1970; 0 for sessions of earlier builds, which have no copy.
+    #[serde(default)]
+    begun: Seconds,
 }
 
 /// The facts that decide which slots of a user are free.
@@ -158,22 +165,26 @@ impl KeyRing {
         slots: Slots<'_>,
     ) -> Result<SessionKeys, AuthError> {
         let expires = verified.expires.min(slots.now.saturating_add(life));
-        let (secret, token) = (Secret::new(self.draw(40)), self.random::<32>());
-        let token = Secret::new(BASE64_URL_SAFE_NO_PAD.encode(token));
+        let (secret, drawn) = (Secret::new(self.draw(40)), self.random::<32>());
+        let drawn = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(drawn));
         for _ in 0..TRIES {
             let (record, version) = self.free_slot(verified, slots).await?;
             let id = format!("{PREFIX}{record}{}", self.draw(DRAWN_DIGITS));
-            let stored = Stored {
+            let mut stored = Stored {
                 sealed: self.sealing().seal(self.random(), &id, &secret)?,
                 id: id.clone(),
                 user: verified.identity.user.clone(),
                 scopes: verified.identity.grant.to_texts(),
-                token: hex::encode(hash(token.expose())),
+                token: String::new(),
                 digest: verified.digest.to_string(),
                 issued: verified.issued,
                 expires,
                 audience: verified.audience.clone(),
+                begun: slots.now,
             };
+            let copy = Zeroizing::new(serde_json::to_vec(&stored).map_err(ServiceError::bug)?);
+            let token = session_copy::token(self.sealing(), self.random(), (&id, &drawn), &copy)?;
+            stored.token = hex::encode(hash(token.expose()));
             let value = serde_json::to_vec(&stored).map_err(ServiceError::bug)?;
             let metadata = &self.records().metadata;
             self.records().forget(Table::Sessions, &record);
@@ -239,18 +250,27 @@ impl KeyRing {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn has_session(&self, id: &str) -> Result<bool, ServiceError> {
-        Ok(self.session(id).await?.is_some())
+        Ok(self.session(id, None).await?.is_some())
     }
 
-    /// Returns the session of a key id; `None` when there is none, or another one in its place.
-    pub(super) async fn session(&self, id: &str) -> Result<Option<Session>, ServiceError> {
+    /// Returns the session of a key id; `None` when there is none, or another one in its place. One that the
+    /// arbiter has lost is found by its session token, if the request has it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]; [`ServiceError::Regressed`] while the arbiter cannot be trusted.
+    pub(super) async fn session(
+        &self,
+        id: &str,
+        token: Option<&str>,
+    ) -> Result<Option<Session>, ServiceError> {
         let Some(record) = record_of(id) else { return Ok(None) };
-        let Some(entry) = self.records().read(Table::Sessions, &record).await? else {
-            return Ok(None);
+        let entry = self.records().read(Table::Sessions, &record).await?;
+        let known = entry.as_ref().map(parse).transpose()?.flatten();
+        let stored = match known.filter(|stored| stored.id == id) {
+            Some(stored) => Some(stored),
+            None => self.lost_session(id, token, entry.is_none()).await?,
         };
-        let Some(stored) = parse(&entry)?.filter(|stored| stored.id == id) else {
-            return Ok(None);
-        };
+        let Some(stored) = stored else { return Ok(None) };
         let malformed = || ServiceError::bug("malformed session");
         let grant = Grant::parse(stored.scopes.as_deref()).map_err(|_| malformed())?;
         let mut token_hash = [0; 32];
@@ -264,5 +284,38 @@ impl KeyRing {
             audience: stored.audience,
             token_hash,
         }))
+    }
+
+    /// Returns the session in a token, of which the arbiter has no record, and writes the record back if the
+    /// slot is empty. The arbiter must be trusted, and this master must know all revocations since the session
+    /// began. In a slot that is used again, the earlier session has ended or was revoked, or was lost.
+    async fn lost_session(
+        &self,
+        id: &str,
+        token: Option<&str>,
+        is_empty: bool,
+    ) -> Result<Option<Stored>, ServiceError> {
+        let (Some(memory), Some(token)) = (self.memory(), token) else { return Ok(None) };
+        let Some(copy) = session_copy::record_in(self.sealing(), id, token) else {
+            return Ok(None);
+        };
+        let malformed = |error| ServiceError::bug(format!("malformed session: {error}"));
+        let mut stored: Stored = serde_json::from_slice(&copy).map_err(malformed)?;
+        memory.check_arbiter().await?;
+        let record = record_of(id).filter(|_| stored.id == id);
+        let Some(record) = record else { return Ok(None) };
+        if !memory.was_there(stored.begun).await? {
+            return Ok(None);
+        }
+        stored.token = hex::encode(hash(token));
+        if is_empty {
+            let value = serde_json::to_vec(&stored).map_err(ServiceError::bug)?;
+            // Another master may have been first, or another session: then this one is not written back.
+            let metadata = &self.records().metadata;
+            metadata.write(Table::Sessions, &record, 0, Some(value.into())).await?;
+            self.records().forget(Table::Sessions, &record);
+            tracing::warn!(key = id, "the arbiter has lost a session; this master writes it back");
+        }
+        Ok(Some(stored))
     }
 }

@@ -151,7 +151,7 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
     let [one, two] = [federation.master().await, federation.master().await];
     let session = exchange(&one, &token(10_000, &["read:abc/p"]), 3600).await.unwrap();
     assert_eq!(session.expires, NOW + 3600);
-    assert_eq!(two.secret_of(&session.id).await.unwrap().expose(), session.secret.expose());
+    assert_eq!(two.secret_of(&session.id, None).await.unwrap().expose(), session.secret.expose());
     let proof = two.admit(signed(&session)).await.unwrap();
     assert_eq!(
         (proof.method, proof.credential.as_str()),
@@ -172,8 +172,8 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
     // This id has the right form, but does not exist.
     let mut unknown = session.clone();
     unknown.id.replace_range(30.., "AAAAAA");
-    assert!(matches!(two.secret_of(&unknown.id).await, Err(AuthError::UnknownKey)));
-    assert!(matches!(two.secret_of("FULTé").await, Err(AuthError::UnknownKey)));
+    assert!(matches!(two.secret_of(&unknown.id, None).await, Err(AuthError::UnknownKey)));
+    assert!(matches!(two.secret_of("FULTé", None).await, Err(AuthError::UnknownKey)));
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn slots_are_used_again_and_are_bounded() {
     assert_eq!(count().await, 3, "ended sessions keep their slots");
     // The key of the earlier session in the slot is not accepted any more.
     tokio::time::advance(Duration::from_secs(3)).await;
-    let old = master.secret_of(&first.unwrap().id).await;
+    let old = master.secret_of(&first.unwrap().id, None).await;
     assert!(matches!(old, Err(AuthError::UnknownKey)));
 }
 
@@ -326,7 +326,10 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
         url_expires: is_presigned.then_some(NOW + 100),
         is_private,
     };
-    assert_eq!(master.secret_of(&wide).await.unwrap().expose(), fula_identity::secret_of(&wide));
+    assert_eq!(
+        master.secret_of(&wide, None).await.unwrap().expose(),
+        fula_identity::secret_of(&wide)
+    );
     assert_eq!(master.admit(ask(&wide, true, false)).await.unwrap().method, AuthMethod::TokenKey);
     let refused = master.admit(ask(&wide, false, false)).await;
     assert!(matches!(refused, Err(AuthError::NotPrivate)));

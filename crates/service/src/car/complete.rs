@@ -3,9 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use fula_core::{Block, Cid, Codec, car::CarReader};
+use fula_core::{Cid, Codec};
 
-use super::{check::part_of, fault::ImportError};
+use super::{blocks::VerifiedCar, check::part_of, fault::ImportError};
 use crate::admin::fsck::links;
 
 /// A link whose block has not come yet.
@@ -20,7 +20,7 @@ struct Wanted {
 /// Files of one bucket that are being checked. It needs some 20 bytes of memory for each block.
 #[derive(Debug, Default)]
 pub struct CarCheck {
-    reader: CarReader,
+    reader: VerifiedCar,
     present: HashSet<[u8; 16]>,
     wanted: HashMap<[u8; 16], Wanted>,
 }
@@ -32,15 +32,8 @@ impl CarCheck {
     /// [`ImportError`]: the file is damaged.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
         self.reader.push(bytes);
-        loop {
-            let next = self.reader.next_block();
-            let offset = self.reader.offset();
-            let Some((cid, bytes)) = next.map_err(|error| ImportError::File { offset, error })?
-            else {
-                return Ok(());
-            };
-            let block = Block::verify(cid, bytes);
-            let block = block.map_err(|_| ImportError::WrongHash { offset, cid })?;
+        while let Some((offset, block)) = self.reader.next_block()? {
+            let cid = block.cid();
             self.wanted.remove(&part_of(&cid));
             if !self.present.insert(part_of(&cid)) {
                 continue;
@@ -53,6 +46,7 @@ impl CarCheck {
                 }
             }
         }
+        Ok(())
     }
 
     /// Ends a file, whose root must be this one. Its block may be in an earlier file.
@@ -60,14 +54,7 @@ impl CarCheck {
     /// # Errors
     /// [`ImportError`].
     pub fn end_file(&mut self, root: Cid) -> Result<(), ImportError> {
-        let reader = std::mem::take(&mut self.reader);
-        let offset = reader.offset();
-        reader.end().map_err(|error| ImportError::File { offset, error })?;
-        match reader.roots() {
-            Some([found]) if *found == root => {}
-            Some([found]) => return Err(ImportError::OtherRoot { found: *found, wanted: root }),
-            roots => return Err(ImportError::Roots(roots.map_or(0, <[Cid]>::len))),
-        }
+        std::mem::take(&mut self.reader).end(Some(root))?;
         if self.present.contains(&part_of(&root)) { Ok(()) } else { Err(ImportError::NoRoot(root)) }
     }
 

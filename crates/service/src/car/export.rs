@@ -223,12 +223,12 @@ impl Service {
 }
 
 /// Hands bytes on in frames, so that the progress of a slow reader is visible, within a memory permit.
-pub(super) fn paced(
-    bytes: BoxStream<'static, Result<Bytes, StoreError>>,
+pub(crate) fn paced<E: Send + 'static>(
+    bytes: BoxStream<'static, Result<Bytes, E>>,
     permit: MemoryPermit,
-) -> BoxStream<'static, Result<Bytes, StoreError>> {
+) -> BoxStream<'static, Result<Bytes, E>> {
     let permit = Arc::new(permit);
-    let framed = move |piece: Result<Bytes, StoreError>| {
+    let framed = move |piece: Result<Bytes, E>| {
         let (held, failed) = match piece {
             Ok(bytes) => (permit.hold(bytes), None),
             Err(error) => (Bytes::new(), Some(Err(error))),

@@ -5,11 +5,11 @@ use std::{panic::resume_unwind, sync::Arc};
 use fula_core::{
     Block, BucketAddress, BucketName, Cid, OwnerId, StoreError,
     block::{Placement, SyncMark},
-    car::CarReader,
 };
 use tokio::task::JoinHandle;
 
 use super::{
+    blocks::VerifiedCar,
     check::{Contents, check},
     fault::ImportError,
 };
@@ -56,13 +56,15 @@ pub struct Imported {
     pub objects: (u64, u64),
     /// Whether the bucket had this root already.
     pub already: bool,
+    /// Whether its policy was left out, because the bucket has another name or owner than in the file.
+    pub without_policy: bool,
 }
 
 /// A file that is being read.
 #[derive(Debug)]
 pub struct Import {
     service: Service,
-    reader: CarReader,
+    reader: VerifiedCar,
     contents: Contents,
     blocks: u64,
     batch: Vec<Block>,
@@ -86,7 +88,7 @@ impl Service {
         pins.pin_blocks(PinnedBlocks::new(self.arbiter().pins()));
         Ok(Import {
             service: self.clone(),
-            reader: CarReader::default(),
+            reader: VerifiedCar::default(),
             contents: Contents::default(),
             blocks: 0,
             batch: Vec::new(),
@@ -105,16 +107,8 @@ impl Import {
     /// [`ImportError`]. The import has failed.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
         self.reader.push(bytes);
-        loop {
-            let next = self.reader.next_block();
-            let offset = self.reader.offset();
-            let Some((cid, bytes)) = next.map_err(|error| ImportError::File { offset, error })?
-            else {
-                return Ok(());
-            };
-            let block = Block::verify(cid, bytes);
-            let block = block.map_err(|_| ImportError::WrongHash { offset, cid })?;
-            self.contents.add(&cid, offset)?;
+        while let Some((offset, block)) = self.reader.next_block()? {
+            self.contents.add(&block.cid(), offset)?;
             self.blocks += 1;
             self.batch_bytes += block.bytes().len();
             self.batch.push(block);
@@ -122,6 +116,7 @@ impl Import {
                 self.store().await?;
             }
         }
+        Ok(())
     }
 
     /// Begins to store the batch, once the one before is stored.
@@ -144,29 +139,12 @@ impl Import {
         Ok(())
     }
 
-    /// Returns the root that the header names, once it was read.
-    ///
-    /// # Errors
-    /// [`ImportError::Roots`], [`ImportError::OtherRoot`].
-    fn root(&self, wanted: Option<Cid>) -> Result<Cid, ImportError> {
-        let found = match self.reader.roots() {
-            Some([root]) => *root,
-            roots => return Err(ImportError::Roots(roots.map_or(0, <[Cid]>::len))),
-        };
-        match wanted {
-            Some(wanted) if wanted != found => Err(ImportError::OtherRoot { found, wanted }),
-            _ => Ok(found),
-        }
-    }
-
     /// Checks the whole bucket at the end of the file, and publishes it.
     ///
     /// # Errors
     /// [`ImportError`].
     pub async fn finish(mut self, target: ImportTarget) -> Result<Imported, ImportError> {
-        let offset = self.reader.offset();
-        self.reader.end().map_err(|error| ImportError::File { offset, error })?;
-        let file_root = self.root(target.root)?;
+        let file_root = self.reader.end(target.root)?;
         self.store().await?;
         self.stored().await?;
         let arbiter = self.service.arbiter();
@@ -180,9 +158,9 @@ impl Import {
         let (names, random) = (self.service.names, &self.service.random);
         let origin = self.pins.origin();
         let adopted = arbiter.adopt_root(&bucket, file_root, &root, origin, names, random).await?;
-        let (pointer, already) = match adopted {
-            Adopted::Published(pointer) => (pointer, false),
-            Adopted::Already(pointer) => (pointer, true),
+        let (pointer, already, without_policy) = match adopted {
+            Adopted::Published(pointer, without_policy) => (pointer, false, without_policy),
+            Adopted::Already(pointer) => (pointer, true, false),
             Adopted::Collected => return Err(ImportError::Collected),
             Adopted::Taken(version) => {
                 return Err(ImportError::Exists { name: bucket.name, version });
@@ -190,7 +168,7 @@ impl Import {
         };
         let (root, version) = (pointer.root, pointer.version);
         let blocks = self.blocks;
-        Ok(Imported { bucket, root, version, file_root, blocks, objects, already })
+        Ok(Imported { bucket, root, version, file_root, blocks, objects, already, without_policy })
     }
 
     /// Refuses a root other than `wanted` as soon as the header was read.
@@ -198,6 +176,6 @@ impl Import {
     /// # Errors
     /// [`ImportError::Roots`], [`ImportError::OtherRoot`].
     pub fn expect_root(&self, wanted: Option<Cid>) -> Result<(), ImportError> {
-        if self.reader.roots().is_some() { self.root(wanted).map(drop) } else { Ok(()) }
+        if self.reader.has_begun() { self.reader.root(wanted).map(drop) } else { Ok(()) }
     }
 }

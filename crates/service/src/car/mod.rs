@@ -1,6 +1,7 @@
 //! Buckets as CAR files: out as a stream in bounded memory, and in without anything half visible; and proofs
 //! for readers (docs/adr/0047).
 
+mod blocks;
 mod check;
 mod complete;
 mod export;
@@ -9,6 +10,7 @@ mod import;
 mod proof;
 mod walk;
 
+pub(crate) use self::export::paced;
 pub use self::{
     complete::CarCheck,
     export::BucketCar,

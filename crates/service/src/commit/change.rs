@@ -7,8 +7,7 @@ use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
     bucket::{
-        Attached, BucketRoot, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId,
-        Versioning,
+        BucketRoot, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId, Versioning,
     },
     id::{ObjectKey, UploadId},
     root::GlobalName,
@@ -21,55 +20,21 @@ use super::{
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
     expiry::{Expiry, expire},
-    step::{Step, StepKind, commit},
-    versions::{delete_many, remove, remove_version, rename, source_of, tag, write},
+    source::Source,
+    step::{Step, Steps},
+    versions::{Amendment, amend, delete_many, remove, remove_version, rename, write},
     working::Working,
 };
 use crate::{
-    auth::bucket_policy::{CORS, Openness, POLICY, PUBLIC_ACCESS},
+    auth::{
+        acl::OWNERSHIP,
+        bucket_policy::{CORS, Openness, POLICY},
+        public_access::PUBLIC_ACCESS,
+    },
     error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
-    objects::record::Maps,
 };
-
-/// The source of the record of a write.
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    /// The record itself, without time and position in the history.
-    Record(Box<ObjectRecord>),
-    /// An object of another bucket that cannot be copied. The first attempt of a retry may have found it.
-    Refused(ServiceError),
-    /// Another object of the same bucket, as it is at the commit.
-    SameBucket {
-        key: ObjectKey,
-        /// Version of the source; `None` for the current object.
-        version: Option<VersionId>,
-        conditions: ReadConditions,
-        replace: Box<Replacement>,
-        /// Whether the copy has to be encrypted. It carries the key of its source, or has none.
-        is_encrypted: bool,
-    },
-}
-
-/// The maps of a copied record that are replaced.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Replacement {
-    /// Headers and metadata. The tags among them do not count.
-    pub(crate) facts: Option<Maps>,
-    pub(crate) tags: Option<Attached>,
-}
-
-impl Replacement {
-    pub(crate) fn apply(&self, record: &mut ObjectRecord) {
-        if let Some(maps) = self.facts.clone() {
-            (record.headers, record.metadata) = (maps.headers, maps.metadata);
-        }
-        if let Some(tags) = self.tags.clone() {
-            record.tags = tags;
-        }
-    }
-}
 
 /// Name of the setting that holds the tags of the bucket, as a map of texts.
 pub(crate) const TAGGING: &str = "tagging";
@@ -142,11 +107,11 @@ pub(crate) enum Change {
         /// Conditions on the object that is replaced.
         conditions: WriteConditions,
     },
-    /// Replaces the tags of an object.
-    Tag {
+    /// Replaces what an object has beside its content.
+    Amend {
         key: ObjectKey,
         version: Option<VersionId>,
-        tags: Attached,
+        amendment: Amendment,
         /// The tags, if they are large.
         blocks: Vec<Block>,
     },
@@ -171,8 +136,8 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     CompleteUpload(Box<CompleteUpload>),
-    /// Several changes of different keys, of which all or none are applied.
-    Commit(Vec<Step>),
+    /// Several changes of different keys.
+    Commit(Steps),
     AbortUpload {
         key: ObjectKey,
         id: UploadId,
@@ -188,7 +153,7 @@ impl Change {
             | Self::DeleteMany(_)
             | Self::Expire(_)
             | Self::AbortUpload { .. } => true,
-            Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
+            Self::Commit(steps) => steps.all.iter().all(Step::takes_away),
             _ => false,
         }
     }
@@ -198,11 +163,11 @@ impl Change {
         let blocks: &[Block] = match self {
             Self::Write { blocks, .. }
             | Self::CreateUpload { blocks, .. }
-            | Self::Tag { blocks, .. }
+            | Self::Amend { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
             Self::Append(append) => &append.blocks,
-            Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
+            Self::Commit(steps) => return steps.all.iter().map(Step::bytes).sum(),
             Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { settings, .. } => {
                 return settings.iter().map(|(_, block)| block.bytes().len()).sum();
@@ -301,10 +266,10 @@ impl Change {
                 let record = rename(work, from, to, (source, conditions), fingerprint).await?;
                 Ok(Answer::Object(Box::new(record)))
             }
-            Self::Tag { key, version, tags, blocks } => {
-                let record = tag(work, key, *version, tags).await?;
+            Self::Amend { key, version, amendment, blocks } => {
+                let record = amend(work, key, *version, amendment).await?;
                 work.carry(blocks);
-                Ok(Answer::Tagged(Box::new(record)))
+                Ok(Answer::Amended(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
             Self::Expire(ended) => Box::pin(expire(work, ended)).await,
@@ -320,7 +285,7 @@ impl Change {
                 Ok(Answer::Done)
             }
             Self::CompleteUpload(complete) => complete.apply(work).await,
-            Self::Commit(steps) => commit(work, steps).await,
+            Self::Commit(steps) => steps.apply(work, fingerprint).await,
             Self::AbortUpload { key, id } => {
                 open_upload(work, key, *id).await?;
                 let parts = work.parts(key, *id).await?;
@@ -351,8 +316,9 @@ async fn set(
             _ => work.setting(&settings, setting).await,
         };
         let (policy, block) = (read(POLICY).await?, read(PUBLIC_ACCESS).await?);
-        let has_cors = settings.blocks.contains_key(CORS);
-        let open = Openness::of_blocks(policy.as_ref(), block.as_ref(), has_cors)?;
+        let has = |name: &str| settings.blocks.contains_key(name);
+        let open =
+            Openness::of_blocks(policy.as_ref(), block.as_ref(), (has(CORS), has(OWNERSHIP)))?;
         if name == POLICY && value.is_some() {
             open.check_policy()?;
         }
@@ -388,26 +354,6 @@ async fn create_upload(
     work.carry(blocks);
     work.put_upload(key, id, &record);
     Ok(Answer::Upload(id))
-}
-
-impl Source {
-    /// Returns the record to write; `None` if the content has to be read and stored again.
-    async fn record(&self, work: &Working<'_>) -> Result<Option<ObjectRecord>, ServiceError> {
-        match self {
-            Self::Record(record) => Ok(Some(ObjectRecord::clone(record))),
-            Self::Refused(error) => Err(error.clone()),
-            Self::SameBucket { key, version, conditions, replace, is_encrypted } => {
-                let mut record = source_of(work, key, *version).await?;
-                conditions.judge_source(&record)?;
-                if record.sse.is_some() != *is_encrypted {
-                    return Ok(None);
-                }
-                replace.apply(&mut record);
-                record.fingerprint = None;
-                Ok(Some(record))
-            }
-        }
-    }
 }
 
 /// Returns the address of the content, which every object has.

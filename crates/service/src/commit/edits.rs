@@ -2,7 +2,7 @@
 
 use fula_core::{
     Block,
-    bucket::{ObjectRecord, UploadRecord},
+    bucket::{ETag, ObjectRecord, UploadRecord},
     id::{ObjectKey, UploadId},
 };
 
@@ -15,10 +15,12 @@ pub(crate) enum Answer {
     Done,
     Object(Box<ObjectRecord>),
     /// What is remembered of an object whose tags were replaced: which version it is.
-    Tagged(Box<ObjectRecord>),
+    Amended(Box<ObjectRecord>),
     Upload(UploadId),
     /// The outcome of each key of a deletion of several keys, or of one that concerns a delete marker.
     Each(Vec<Result<Deleted, ServiceError>>),
+    /// The entity tag that each change of a commit of several keys has made, or why that change was refused.
+    Committed(Vec<Result<Option<ETag>, ServiceError>>),
     /// The settings are not those by which the change was allowed. Decide again whether it is.
     AllowAgain,
     /// A part or the source was replaced after the content was joined or read. Do that again.

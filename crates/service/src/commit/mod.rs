@@ -25,6 +25,7 @@ mod owner;
 mod publish;
 mod replay;
 mod round;
+mod source;
 mod step;
 mod versions;
 mod working;
@@ -36,7 +37,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketId, Cid};
+use fula_core::{BucketAddress, BucketId, Cid, OwnerId};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -46,12 +47,14 @@ use tokio::{
 pub use self::deleted::Deleted;
 pub(crate) use self::{
     append::Append,
-    change::{Change, Content, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
+    change::{Change, Content, LOCATION, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,
     expiry::{Expired, Expiry},
-    step::{Step, StepKind},
+    source::{Replacement, Source},
+    step::{Step, StepKind, Steps},
+    versions::Amendment,
     working::decode_part,
 };
 use self::{drops::Sent, owner::Owners, round::write_bucket};
@@ -192,6 +195,19 @@ impl Committer {
     /// Returns how many buckets one owner may have, which can change.
     pub(crate) fn bucket_limits(&self) -> &BucketLimits {
         &self.0.bucket_limits
+    }
+
+    /// Returns the bytes that an owner may still store; the largest number if there is no quota. Other
+    /// masters may have stored more in the last two seconds.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub(crate) async fn owner_room(&self, owner: OwnerId) -> Result<u64, ServiceError> {
+        let max = self.0.bucket_limits.owner_bytes();
+        if max == 0 {
+            return Ok(u64::MAX);
+        }
+        self.0.owners.room(&self.0.arbiter, owner, max).await
     }
 
     /// Queues a change, and waits for its answer. Records in `seen` the version that the answer holds at.

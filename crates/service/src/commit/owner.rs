@@ -5,7 +5,7 @@
 //! other ways than commits.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -38,17 +38,56 @@ struct Owner {
     reading: tokio::sync::Mutex<Option<Instant>>,
 }
 
+/// What one bucket stores.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    root: Cid,
+    /// Version of that root.
+    version: u64,
+    bytes: u64,
+}
+
 #[derive(Debug, Default)]
 struct Sizes {
-    /// Root and bytes of each bucket.
-    stored: HashMap<BucketName, (Cid, u64)>,
+    /// What each bucket stores.
+    stored: HashMap<BucketName, Stored>,
     /// Bytes by which rounds make buckets grow that are not published yet.
     taken: HashMap<BucketName, u64>,
+    /// Buckets of which rounds have noted the size since the last reading began.
+    noted: HashSet<BucketName>,
 }
 
 impl Sizes {
+    /// Notes the size of a bucket, as a round of this master knows it.
+    fn note(&mut self, name: &BucketName, found: Option<Stored>) {
+        self.noted.insert(name.clone());
+        match found {
+            Some(found) => self.stored.insert(name.clone(), found),
+            None => self.stored.remove(name),
+        };
+    }
+
+    /// Takes over the sizes that a reading has found. It may have read a row before a round of this master replaced
+    /// it. So what rounds have noted since the reading began stays, and so does what running rounds began on, unless
+    /// the reading has found a later version.
+    fn replace(&mut self, mut found: HashMap<BucketName, Stored>) {
+        for name in self.noted.iter().chain(self.taken.keys()) {
+            match self.stored.get(name) {
+                Some(known) => {
+                    let is_later = found.get(name).is_some_and(|it| it.version > known.version);
+                    if !is_later {
+                        found.insert(name.clone(), *known);
+                    }
+                }
+                None => drop(found.remove(name)),
+            }
+        }
+        self.noted.clear();
+        self.stored = found;
+    }
+
     fn total(&self) -> u64 {
-        let stored = self.stored.values().map(|(_, bytes)| *bytes);
+        let stored = self.stored.values().map(|stored| stored.bytes);
         stored.chain(self.taken.values().copied()).fold(0, u64::saturating_add)
     }
 }
@@ -70,16 +109,36 @@ impl Owners {
         bucket: &BucketAddress,
         max: u64,
     ) -> Result<OwnerShare, ServiceError> {
+        let owner = self.of(arbiter, bucket.owner).await?;
+        Ok(OwnerShare { owner, name: bucket.name.clone(), max })
+    }
+
+    /// Returns the bytes that an owner may still store who may have `max`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub(super) async fn room(
+        &self,
+        arbiter: &Arbiter,
+        owner: OwnerId,
+        max: u64,
+    ) -> Result<u64, ServiceError> {
+        let owner = self.of(arbiter, owner).await?;
+        let total = owner.sizes.lock().total();
+        Ok(max.saturating_sub(total))
+    }
+
+    async fn of(&self, arbiter: &Arbiter, id: OwnerId) -> Result<Arc<Owner>, ServiceError> {
         let owner = {
             let mut owners = self.0.lock();
-            if owners.len() >= OWNERS_MAX && !owners.contains_key(&bucket.owner) {
+            if owners.len() >= OWNERS_MAX && !owners.contains_key(&id) {
                 // Those with a round that runs stay.
                 owners.retain(|_, owner| Arc::strong_count(owner) > 1);
             }
-            Arc::clone(owners.entry(bucket.owner).or_default())
+            Arc::clone(owners.entry(id).or_default())
         };
-        owner.read_again(arbiter, bucket.owner).await?;
-        Ok(OwnerShare { owner, name: bucket.name.clone(), max })
+        owner.read_again(arbiter, id).await?;
+        Ok(owner)
     }
 }
 
@@ -90,6 +149,7 @@ impl Owner {
             return Ok(());
         }
         let began = Instant::now();
+        self.sizes.lock().noted.clear();
         let (mut after, mut found) = (None, HashMap::new());
         loop {
             let rows = arbiter.list_buckets(owner, after.as_ref(), PAGE_MAX).await?;
@@ -99,16 +159,17 @@ impl Owner {
                 let (name, root) = (&row.address.name, row.pointer.root);
                 let known = self.sizes.lock().stored.get(name).copied();
                 let bytes = match known {
-                    Some((known, bytes)) if known == root => bytes,
+                    Some(known) if known.root == root => known.bytes,
                     _ => {
                         let block = require(arbiter.nodes().blocks().as_ref(), &root).await?;
                         bytes_of(&BucketRoot::from_block(&block)?)
                     }
                 };
-                found.insert(name.clone(), (root, bytes));
+                let version = row.pointer.version;
+                found.insert(name.clone(), Stored { root, version, bytes });
             }
         }
-        self.sizes.lock().stored = found;
+        self.sizes.lock().replace(found);
         *read = Some(began);
         Ok(())
     }
@@ -127,13 +188,12 @@ impl OwnerShare {
     pub(super) fn begin(&self, base: Option<&Head>) {
         let mut sizes = self.owner.sizes.lock();
         sizes.taken.remove(&self.name);
-        match base {
-            Some(head) => {
-                let found = (head.row.pointer.root, bytes_of(&head.root));
-                sizes.stored.insert(self.name.clone(), found);
-            }
-            None => drop(sizes.stored.remove(&self.name)),
-        }
+        let found = base.map(|head| Stored {
+            root: head.row.pointer.root,
+            version: head.row.pointer.version,
+            bytes: bytes_of(&head.root),
+        });
+        sizes.note(&self.name, found);
     }
 
     /// Takes room for `grown` bytes.

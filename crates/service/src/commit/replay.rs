@@ -41,6 +41,10 @@ const REFUSALS: [(u8, ServiceError); 12] = [
     (12, ServiceError::DeleteMarker { id: VersionId::Null, time_ms: 0, is_named: true }),
 ];
 
+/// Code of a change that was refused for another reason than those of [`REFUSALS`], in a commit whose other changes
+/// were carried out.
+const REFUSED_OTHERWISE: u8 = 255;
+
 fn code_of(refusal: &ServiceError) -> Option<u8> {
     // The key of the commit that the refusal was about is not stored.
     if let ServiceError::InCommit { error, .. } = refusal {
@@ -54,6 +58,10 @@ fn code_of(refusal: &ServiceError) -> Option<u8> {
 }
 
 fn refusal_of(code: u8) -> ServiceError {
+    if code == REFUSED_OTHERWISE {
+        let text = "this change was refused before, for a reason that is not remembered; send it in a new request";
+        return ServiceError::InvalidRequest(text.to_owned());
+    }
     let found = REFUSALS.iter().find(|(known, _)| *known == code);
     // A newer program may have stored a code that is unknown here. A change that it refused must not be
     // carried out.
@@ -84,7 +92,7 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
     match result {
         Ok(Answer::Done) => Some(RecentOutcome::Done),
         Ok(Answer::Upload(id)) => Some(RecentOutcome::Upload(*id)),
-        Ok(Answer::Tagged(record)) => Some(RecentOutcome::Stored(record.clone())),
+        Ok(Answer::Amended(record)) => Some(RecentOutcome::Stored(record.clone())),
         Ok(Answer::Each(results)) => {
             let code = |result: &Result<Deleted, ServiceError>| match result {
                 Ok(_) => Some(0),
@@ -100,6 +108,17 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
                 deleted.flat_map(|deleted| deleted.code().to_be_bytes()).collect();
             let markers = if is_plain { Bytes::new() } else { Bytes::from(markers) };
             codes.map(|codes| RecentOutcome::Each { codes: Bytes::from(codes), markers })
+        }
+        Ok(Answer::Committed(results)) if results.iter().all(Result::is_ok) => {
+            Some(RecentOutcome::Done)
+        }
+        Ok(Answer::Committed(results)) => {
+            let code = |result: &Result<_, ServiceError>| match result {
+                Ok(_) => 0,
+                Err(refusal) => code_of(refusal).unwrap_or(REFUSED_OTHERWISE),
+            };
+            let codes = results.iter().map(code).collect();
+            Some(RecentOutcome::Each { codes, markers: Bytes::new() })
         }
         // The first attempt may still be under way, and must not succeed after this refusal.
         Err(refusal) if is_retry => code_of(refusal).map(RecentOutcome::Refused),

@@ -20,6 +20,23 @@ use crate::{
     },
 };
 
+/// What replaces something that an object has beside its content.
+#[derive(Clone, Debug)]
+pub(crate) enum Amendment {
+    Tags(Attached),
+    /// A stored access control list; `None` lets only the owner of the bucket in.
+    Acl(Option<String>),
+}
+
+impl Amendment {
+    pub(super) fn apply(&self, record: &mut ObjectRecord) {
+        match self {
+            Self::Tags(tags) => record.tags.clone_from(tags),
+            Self::Acl(acl) => record.acl.clone_from(acl),
+        }
+    }
+}
+
 /// Makes a record the current object instead of `newest`. Gives it its time, its position in the history and
 /// what makes it a version.
 pub(super) fn write(
@@ -165,16 +182,16 @@ fn become_head(work: &mut Working<'_>, key: &ObjectKey, record: ObjectRecord, nu
     }
 }
 
-/// Replaces the tags of an object or of one of its versions. Returns what is remembered of the record: which
-/// version it is.
-pub(super) async fn tag(
+/// Replaces something that an object or one of its versions has beside its content. Returns what is remembered of
+/// the record: which version it is.
+pub(super) async fn amend(
     work: &mut Working<'_>,
     key: &ObjectKey,
     version: Option<VersionId>,
-    tags: &Attached,
+    amendment: &Amendment,
 ) -> Result<ObjectRecord, ServiceError> {
-    let (record, is_current) = object_or_version(work, key, version).await?;
-    let record = ObjectRecord { tags: tags.clone(), ..record };
+    let (mut record, is_current) = object_or_version(work, key, version).await?;
+    amendment.apply(&mut record);
     if is_current {
         work.put_object(key, &record);
     } else {

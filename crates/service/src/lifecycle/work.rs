@@ -1,4 +1,4 @@
-//! Working off the rules of a bucket: a page at a time, each in one small commit.
+//! Applies the rules of a bucket: a page at a time, each in one small commit.
 
 use fula_core::{
     BucketAddress, ObjectKey, StoreError,
@@ -57,7 +57,7 @@ pub struct LifecyclePage {
 }
 
 impl Service {
-    /// Works off the lifecycle rules of a bucket from a place on, in one commit at most.
+    /// Applies the lifecycle rules of a bucket from a place on, in one commit at most.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`], [`ServiceError::Busy`]: try the same place again.

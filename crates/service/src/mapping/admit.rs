@@ -114,6 +114,7 @@ impl Service {
         let target = self.resolve_for_write(caller, bucket, Action::PutObject, &key).await?;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
         self.refuse_mapping(caller, &target.head.root, request.facts.encrypt).await?;
+        let acl = self.acl_of_write(caller, &target.head, request.facts.acl.as_ref()).await?;
         let admitted = self.admit_mapping(caller, request).await;
         // Most clients number no calls, and then nothing has to be recognised.
         let idempotency_key = if caller.invocation.is_some() {
@@ -124,6 +125,7 @@ impl Service {
         };
         let (source, blocks, delivery) = match admitted {
             Ok(Admitted { record, blocks, delivery }) => {
+                let record = ObjectRecord { acl, ..record };
                 (Source::Record(Box::new(record)), blocks, Some(delivery))
             }
             // The first attempt may have been carried out. Only the commit can tell.
@@ -176,7 +178,7 @@ impl Service {
             etag: ETag::Cid(request.cid),
             content: Some(request.cid),
             parts: Some(holders_block.cid()),
-            ..bare_record(maps, request.facts.acl.clone())
+            ..bare_record(maps, None)
         };
         blocks.push(holders_block);
         let nodes: BTreeSet<SignerId> =
@@ -352,7 +354,7 @@ pub(crate) fn fingerprint_of(request: &MapRequest) -> Result<Vec<u8>, ServiceErr
         kind: ObjectKind::Mapped,
         size: request.size,
         etag: ETag::Cid(request.cid),
-        ..bare_record(maps, request.facts.acl.clone())
+        ..bare_record(maps, None)
     };
     Ok(record.encode().to_vec())
 }

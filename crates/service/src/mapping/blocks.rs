@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
     block::{Listed, Placement, Position, SyncMark, require},
@@ -97,6 +98,11 @@ impl BlockStore for MappedBlocks {
 
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
         if cid.codec() == Codec::Raw { self.leaf(cid).await } else { self.own.get(cid).await }
+    }
+
+    async fn get_unverified(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+        // What storage nodes hold is not encrypted here, so nothing but a hash can prove it.
+        self.own.get_unverified(cid).await
     }
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {

@@ -75,7 +75,7 @@ impl Service {
             body_facts.keep = kept.algorithm;
         }
         let cipher = self.append_cipher(caller, &head, current.as_ref(), facts.encrypt).await?;
-        let acl = facts.acl.clone();
+        let acl = self.acl_of_write(caller, &head, facts.acl.as_ref()).await?;
         let (maps, attached) = facts.attach()?;
         let permit = self.share_in(caller, body_facts.length).await?;
         let intake =

@@ -1,7 +1,7 @@
 //! Operations on buckets: create, delete, look up, list, policies.
 
 use fula_core::{
-    BucketAddress, BucketId, BucketName,
+    Block, BucketAddress, BucketId, BucketName, OwnerId,
     bucket::{TextMap, settings},
     root::TimeMs,
     tree::Salt,
@@ -10,11 +10,10 @@ use fula_core::{
 use crate::{
     arbiter::Head,
     auth::access::{Action, Holder, Setting, Target, authorize},
-    auth::bucket_policy::{
-        BucketAccess, CORS, Openness, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text,
-        policy_text,
-    },
+    auth::acl::{AclRequest, BUCKET_ACL, OWNERSHIP, Ownership, bucket_acl_text},
+    auth::bucket_policy::{BucketAccess, CORS, Openness, POLICY, cors_text, policy_text},
     auth::policy::Policy,
+    auth::public_access::{PUBLIC_ACCESS, PublicAccessBlock},
     caller::Caller,
     commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
@@ -34,6 +33,38 @@ pub struct BucketInfo {
     pub objects: u64,
     /// Exact sum of their sizes in bytes.
     pub bytes: u64,
+}
+
+/// The settings that a new bucket begins with.
+#[derive(Clone, Debug, Default)]
+pub struct FirstSettings<'a> {
+    /// Region that the client asked for. It is stored and has no effect.
+    pub location: Option<&'a str>,
+    /// Tags of the bucket.
+    pub tags: TextMap,
+    /// Who owns its objects, and whether access control lists count.
+    pub ownership: Ownership,
+    /// Access control list of the bucket.
+    pub acl: Option<AclRequest>,
+}
+
+impl FirstSettings<'_> {
+    /// Returns the block of each setting, by name.
+    fn blocks(&self, owner: OwnerId) -> Result<Vec<(&'static str, Block)>, ServiceError> {
+        let acl = bucket_acl_text(self.ownership, owner, self.acl.as_ref())?;
+        let texts = [
+            (LOCATION, self.location),
+            (OWNERSHIP, self.ownership.to_text()),
+            (BUCKET_ACL, acl.as_deref()),
+        ];
+        let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text?)));
+        let mut blocks: Vec<_> =
+            texts.map(|(name, text)| (name, settings::text_block(text))).collect();
+        if !self.tags.is_empty() {
+            blocks.push((TAGGING, settings::map_block(&self.tags)));
+        }
+        Ok(blocks)
+    }
 }
 
 /// A page of the caller's buckets.
@@ -58,41 +89,43 @@ impl Service {
         name: &BucketName,
         location: Option<&str>,
     ) -> Result<(), ServiceError> {
-        self.create_tagged_bucket(caller, name, location, &TextMap::new()).await
+        let first = FirstSettings { location, ..FirstSettings::default() };
+        self.create_bucket_with(caller, name, &first).await
     }
 
-    /// Creates a bucket with tags.
+    /// Creates a bucket with settings.
     ///
     /// # Errors
-    /// Those of [`Self::create_bucket`].
-    pub async fn create_tagged_bucket(
+    /// Those of [`Self::create_bucket`]; [`ServiceError::BucketAclInUse`] for a list that lets others in, where
+    /// lists do not count; [`ServiceError::TooManyPublicBuckets`] where they do.
+    pub async fn create_bucket_with(
         &self,
         caller: &Caller,
         name: &BucketName,
-        location: Option<&str>,
-        tags: &TextMap,
+        first: &FirstSettings<'_>,
     ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let nothing = BucketAccess::default();
-        let own = Holder { owner: identity.owner, access: &nothing };
+        let own = Holder { owner: identity.owner, access: &nothing, object: None };
         let target = Target::Bucket(name.as_str());
         authorize(Some(identity), Action::CreateBucket, target, Some(own), &|_: &str| None)?;
+        let settings = first.blocks(identity.owner)?;
+        let parts = settings.iter().flat_map(|(name, block)| [name.as_bytes(), block.bytes()]);
+        let made_of: Vec<&[u8]> = std::iter::once(name.as_str().as_bytes()).chain(parts).collect();
+        let idempotency_key = caller.idempotency_key("create-bucket", "", &made_of);
+        let has_acls = first.ownership != Ownership::Enforced;
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
-            settings: location
-                .map(|location| (LOCATION, settings::text_block(location)))
-                .into_iter()
-                .chain((!tags.is_empty()).then(|| (TAGGING, settings::map_block(tags))))
-                .collect(),
-            global_name: self.names.at_creation(),
+            settings,
+            global_name: self.names.at_creation(has_acls),
             content: None,
         };
-        let mut made_of = vec![name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
-        made_of.extend(tags.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
-        let idempotency_key = caller.idempotency_key("create-bucket", "", &made_of);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
         let address = BucketAddress::new(identity.owner, name.clone());
+        if has_acls && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(&address)).await?;
+        }
         self.before_write(caller, "arbiter", self.check_buckets(&address)).await?;
         self.submit(caller, &address, request).await.map(drop)
     }
@@ -330,13 +363,13 @@ impl Service {
     }
 
     /// Returns the settings that decide who reaches a bucket by its bare name.
-    async fn openness(&self, head: &Head) -> Result<Openness, ServiceError> {
+    pub(crate) async fn openness(&self, head: &Head) -> Result<Openness, ServiceError> {
         Openness::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Returns whether anyone will reach the bucket, and checks that its owner may have one more such bucket.
     /// What the commit decides counts, if settings change at the same moment.
-    async fn check_reach(
+    pub(crate) async fn check_reach(
         &self,
         caller: &Caller,
         head: &Head,
@@ -386,7 +419,9 @@ impl Service {
             let live = rows
                 .iter()
                 .filter(|row| {
-                    row.deleted.is_none() && row.address.name.as_str().starts_with(prefix)
+                    row.deleted.is_none()
+                        && !row.address.name.is_hidden()
+                        && row.address.name.as_str().starts_with(prefix)
                 })
                 .filter(|row| {
                     let target = Target::Anything(row.address.name.as_str());

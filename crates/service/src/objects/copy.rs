@@ -65,7 +65,8 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let part = Part::Key(&request.key);
         let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (replace, mut blocks) = replacement(&request)?;
+        let (mut replace, mut blocks) = replacement(&request)?;
+        replace.acl = self.acl_of_write(caller, &head, request.acl.as_ref()).await?;
         let CopySourceRequest { bucket: source_bucket, key: source_key, .. } = &request.source;
         let mut copied_from =
             [source_bucket.as_str().as_bytes(), b"/", source_key.as_bytes()].concat();
@@ -74,6 +75,10 @@ impl Service {
         }
         if let Some(maps) = &replace.facts {
             copied_from.extend(bare_record(maps.clone(), None).encode());
+        }
+        if let Some(acl) = &replace.acl {
+            copied_from.push(b'@');
+            copied_from.extend(acl.as_bytes());
         }
         if let Some(tags) = &replace.tags {
             let tags = Maps { tags: tags.clone(), ..Maps::default() };

@@ -50,6 +50,8 @@ impl ListingLine {
 pub struct Listing {
     /// Owner of the bucket.
     pub owner: OwnerId,
+    /// Whether access control lists count, so that objects may have other owners.
+    pub has_owners: bool,
     /// Lines in order of name.
     pub lines: Vec<ListingLine>,
     /// Whether more lines follow.
@@ -69,6 +71,8 @@ impl Service {
     ) -> Result<Listing, ServiceError> {
         let part = Part::Prefix(&request.prefix);
         let head = self.resolve(caller, bucket, Action::ListObjects, part).await?;
+        let access = self.access_of(caller, &head.root, Action::ListObjects).await?;
+        let (owner, has_owners) = (head.row.address.owner, access.acls().is_some());
         let query = ListQuery {
             prefix: &request.prefix,
             delimiter: &request.delimiter,
@@ -80,8 +84,7 @@ impl Service {
         if let (Some(after), Some(beyond)) = (&request.after, beyond)
             && after.as_bytes() >= beyond.as_ref()
         {
-            let (owner, lines) = (head.row.address.owner, Vec::new());
-            return Ok(Listing { owner, lines, truncated: false });
+            return Ok(Listing { owner, has_owners, lines: Vec::new(), truncated: false });
         }
         let page = list_page(self.arbiter().nodes(), &head.root.objects, &query).await?;
         let line = |item| match item {
@@ -92,6 +95,6 @@ impl Service {
             Listed::Prefix(prefix) => Ok(ListingLine::Prefix(prefix)),
         };
         let lines = page.items.into_iter().map(line).collect::<Result<_, ServiceError>>()?;
-        Ok(Listing { owner: head.row.address.owner, lines, truncated: page.truncated })
+        Ok(Listing { owner, has_owners, lines, truncated: page.truncated })
     }
 }

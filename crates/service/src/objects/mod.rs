@@ -1,5 +1,6 @@
 //! The operations on objects, uploads and buckets, and commits of several keys.
 
+mod acl;
 pub(crate) mod append;
 pub(crate) mod batch;
 pub mod body;

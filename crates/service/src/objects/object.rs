@@ -18,6 +18,7 @@ use futures::stream::BoxStream;
 use crate::{
     arbiter::Head,
     auth::access::{Action, Property, Which},
+    auth::acl::AclRequest,
     budget::{self, MemoryPermit},
     caller::IdempotencyKey,
     caller::{BucketOwner, Caller},
@@ -41,8 +42,8 @@ pub struct ObjectFacts {
     pub metadata: TextMap,
     /// Tags.
     pub tags: TextMap,
-    /// Canned ACL.
-    pub acl: Option<String>,
+    /// Access control list that the request asks for.
+    pub acl: Option<AclRequest>,
     /// Whether the client asks for encryption. It is not stored among the facts.
     pub encrypt: bool,
 }
@@ -104,6 +105,8 @@ pub struct CopyRequest {
     pub replace: Option<ObjectFacts>,
     /// New tags; `None` to keep those of the source.
     pub tags: Option<TextMap>,
+    /// Access control list of the copy. It never has that of the source.
+    pub acl: Option<AclRequest>,
     /// Algorithm of the copy's checksum; `None` to keep the checksums of the source.
     pub checksum: Option<ChecksumAlgorithm>,
     /// Whether the client asks for encryption of the copy.
@@ -164,7 +167,7 @@ impl Service {
                 judged?;
             }
         }
-        let acl = request.facts.acl.clone();
+        let acl = self.acl_of_write(caller, &target.head, request.facts.acl.as_ref()).await?;
         let root = &target.head.root;
         let cipher = self.cipher_for(caller, root, request.facts.encrypt).await?;
         let (maps, mut blocks) = request.facts.attach()?;

@@ -10,7 +10,7 @@ use fula_core::{
 use crate::{
     auth::access::{Action, Property, Setting, Which},
     caller::Caller,
-    commit::{Answer, Change, TAGGING},
+    commit::{Amendment, Answer, Change, TAGGING},
     error::ServiceError,
     objects::object::Object,
     service::{Part, Service},
@@ -63,23 +63,6 @@ impl Service {
         Ok((head.row.address.owner, self.with_maps(&head, record, true).await?))
     }
 
-    /// Returns the owner of an object whose ACL the caller may replace.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
-    pub async fn change_properties(
-        &self,
-        caller: &Caller,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        version: Option<VersionId>,
-    ) -> Result<OwnerId, ServiceError> {
-        let action = Action::PutProperty(Property::Acl, Which::of(version));
-        let head = self.resolve(caller, bucket, action, Part::of(key, version)).await?;
-        self.before_write(caller, "block store", self.found(&head, key, version)).await?;
-        Ok(head.row.address.owner)
-    }
-
     /// Replaces the tags of an object or of a version, or removes them, if the request has none. It is otherwise unchanged, also its time. Returns the
     /// id of the version, if the bucket keeps versions.
     ///
@@ -105,9 +88,10 @@ impl Service {
         let made_of: [&[u8]; 2] = [encoded.bytes(), named.as_bytes()];
         let idempotency_key = caller.idempotency_key("tag", key.as_str(), &made_of);
         let (tags, block) = Attached::new(tags);
-        let change = Change::Tag { key, version, tags, blocks: block.into_iter().collect() };
+        let (amendment, blocks) = (Amendment::Tags(tags), block.into_iter().collect());
+        let change = Change::Amend { key, version, amendment, blocks };
         match self.change(caller, &head, change, idempotency_key).await {
-            Ok(Answer::Tagged(record) | Answer::Object(record)) => {
+            Ok(Answer::Amended(record) | Answer::Object(record)) => {
                 Ok(head.root.versioning.map(|_| record.version_id()))
             }
             // An older build remembered no version.

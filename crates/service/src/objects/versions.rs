@@ -25,6 +25,8 @@ use crate::{
 pub struct VersionListing {
     /// Owner of the bucket.
     pub owner: OwnerId,
+    /// Whether access control lists count, so that objects may have other owners.
+    pub has_owners: bool,
     /// Lines in order of key, and then from the newest version.
     pub lines: Vec<ListedVersion>,
     /// Whether more lines follow.
@@ -158,12 +160,14 @@ impl Service {
         let part = Part::Prefix(&request.prefix);
         let head = self.resolve(caller, bucket, Action::ListVersions, part).await?;
         let owner = head.row.address.owner;
+        let access = self.access_of(caller, &head.root, Action::ListVersions).await?;
+        let has_owners = access.acls().is_some();
         // Nothing can follow a name that is beyond every key with the prefix.
         let beyond = after_prefix(request.prefix.as_bytes());
         if let (Some(after), Some(beyond)) = (&request.after, beyond)
             && after.as_bytes() >= beyond.as_ref()
         {
-            return Ok(VersionListing { owner, lines: Vec::new(), truncated: false });
+            return Ok(VersionListing { owner, has_owners, lines: Vec::new(), truncated: false });
         }
         let after_key = request.after.clone().and_then(|after| ObjectKey::parse(after).ok());
         let seq = match (after_version, after_key) {
@@ -182,6 +186,6 @@ impl Service {
         };
         let trees = (&head.root.objects, &head.root.versions);
         let page = list_versions(self.arbiter().nodes(), trees, &query, seq).await?;
-        Ok(VersionListing { owner, lines: page.items, truncated: page.truncated })
+        Ok(VersionListing { owner, has_owners, lines: page.items, truncated: page.truncated })
     }
 }

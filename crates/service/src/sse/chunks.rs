@@ -10,11 +10,11 @@ use fula_core::{
     BlockStore, Cid, StoreError,
     bucket::Salt,
     content::{
-        self,
+        self, Leaves,
         encrypted::{CHUNK_BYTES, ChunkSpan, STORED_CHUNK_BYTES, TAG_BYTES, stored_len},
     },
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, stream, stream::BoxStream};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::error::ServiceError;
@@ -142,18 +142,54 @@ const MALFORMED: StoreError =
 
 impl StoredBody {
     /// Streams `range` of the content. It never yields bytes that do not decrypt.
+    ///
+    /// The tag of a chunk proves its bytes, so leaves are read without hashing them. Where a chunk does not
+    /// decrypt, the rest is read once more with hashes: the store then finds out what is damaged, and a
+    /// fault that has passed is not reported.
     pub(crate) fn read(
         self,
         blocks: Arc<dyn BlockStore>,
         range: &Range<u64>,
     ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + use<> {
-        let Self { cid, size, key } = self;
-        let ChunkSpan { chunks, stored, within } = ChunkSpan::of(range, size);
+        let ChunkSpan { chunks, within, .. } = ChunkSpan::of(range, self.size);
+        let begin = chunks.start;
+        let end = range.end;
+        let opened = self.open(Arc::clone(&blocks), range, Leaves::Unverified);
+        let state = (opened, chunks.start, Leaves::Unverified);
+        stream::unfold(state, move |(mut opened, next, mut leaves)| {
+            let (body, blocks, within) = (self.clone(), Arc::clone(&blocks), within.clone());
+            async move {
+                let mut chunk = opened.next().await?;
+                if let (Err(StoreError::Malformed { .. }), Leaves::Unverified) = (&chunk, leaves) {
+                    leaves = Leaves::Verified;
+                    let rest = next * CHUNK_BYTES as u64..end;
+                    opened = body.open(blocks, &rest, leaves);
+                    chunk = opened.next().await?;
+                }
+                if chunk.is_err() {
+                    opened = stream::empty().boxed();
+                }
+                let part = chunk.map(|bytes| cut(&bytes, next - begin, &within));
+                Some((part, (opened, next + 1, leaves)))
+            }
+        })
+    }
+
+    /// Streams the whole chunks that hold a range of the content.
+    fn open(
+        &self,
+        blocks: Arc<dyn BlockStore>,
+        range: &Range<u64>,
+        leaves: Leaves,
+    ) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        let Self { cid, size, key } = self.clone();
+        let ChunkSpan { chunks, stored, .. } = ChunkSpan::of(range, size);
         let last = size.div_ceil(CHUNK_BYTES as u64).saturating_sub(1);
         // Blocks hold whole chunks, and the range is one of whole chunks. A piece of another length does not
         // decrypt.
         let mut next = chunks.start;
-        content::stream(blocks, cid, stored_len(size), stored).flat_map(move |piece| {
+        let pieces = content::stream_leaves(blocks, cid, stored_len(size), stored, leaves);
+        let opened = pieces.flat_map(move |piece| {
             let key = key.clone();
             let (piece, failed) = match piece {
                 Ok(piece) => (piece, None),
@@ -161,13 +197,12 @@ impl StoredBody {
             };
             let first = next;
             next = next.saturating_add(piece.len().div_ceil(STORED_CHUNK_BYTES) as u64);
-            let (begin, within) = (chunks.start, within.clone());
             let opened = (first..next).scan(Piece::new(piece), move |rest, number| {
-                let opened = key.decrypt(number, number == last, rest.next());
-                Some(opened.map(|bytes| cut(&bytes, number - begin, &within)))
+                Some(key.decrypt(number, number == last, rest.next()))
             });
             stream::iter(opened.chain(failed))
-        })
+        });
+        opened.boxed()
     }
 }
 
@@ -278,6 +313,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_leaf_that_was_read_wrong_is_read_once_more_with_its_hash() {
+        let (blocks, key) = (Arc::<MemoryBlocks>::default(), key(1));
+        let size = 2 * ENCRYPTED_LEAF_BYTES + 7;
+        let (bytes, leaves) = (content(size), encrypted(&content(size), &key));
+        let body = store(&blocks, leaves.clone(), size, &key);
+        let cid = Block::new(Codec::Raw, leaves[1].clone()).cid();
+        // The second chunk of the second leaf is wrong, and a range begins before it.
+        let mut wrong = leaves[1].to_vec();
+        wrong[STORED_CHUNK_BYTES + 5] ^= 1;
+        let range = ENCRYPTED_LEAF_BYTES - 3..size - 2;
+        let attempt = || read(&blocks, &body, range.start as u64..range.end as u64);
+        blocks.damage(&cid, wrong.clone().into(), false);
+        assert!(attempt().unwrap() == bytes[range.clone()]);
+        // One that is too short does not fit its link.
+        blocks.damage(&cid, leaves[1].slice(1..), false);
+        assert!(attempt().unwrap() == bytes[range.clone()]);
+        // Damage that lasts is reported with the address, and no wrong byte is handed out before.
+        blocks.damage(&cid, wrong.into(), true);
+        let read = body.clone().read(blocks.clone(), &(0..size as u64));
+        let parts: Vec<_> = block_on(read.collect());
+        assert!(
+            matches!(parts.last(), Some(Err(StoreError::Damaged { cid: found })) if *found == cid)
+        );
+        let before =
+            parts.iter().flatten().fold(Vec::new(), |all, part| [&all, &part[..]].concat());
+        assert!(bytes.starts_with(&before) && before.len() == ENCRYPTED_LEAF_BYTES + CHUNK_BYTES);
     }
 
     #[test]

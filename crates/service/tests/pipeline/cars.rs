@@ -125,6 +125,42 @@ async fn a_file_becomes_another_bucket_where_it_is_told_to_or_the_name_was_used(
     two.put("more", b"1").await.unwrap();
 }
 
+/// A policy lets others into the bucket that it was made for, and into no copy of it.
+#[tokio::test]
+async fn a_bucket_of_another_name_or_owner_comes_back_private() {
+    let one = filled().await;
+    let open = r#"{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
+        "Resource": "arn:aws:s3:::bucket/*"}}"#;
+    one.service.set_policy(&one.user, &bucket(), Some(open)).await.unwrap();
+    one.service.set_cors(&one.user, &bucket(), Some("[]")).await.unwrap();
+    let file = export(&one, None, None).await;
+    let settings = async |master: &Master, done: &Imported| {
+        let nodes = master.service.arbiter().nodes();
+        let root = nodes.blocks().get(&done.root).await.unwrap().unwrap();
+        let settings = BucketRoot::from_block(&root).unwrap().settings.unwrap();
+        let block = nodes.blocks().get(&settings).await.unwrap().unwrap();
+        let names = Settings::from_block(&block).unwrap().blocks;
+        names.into_keys().collect::<Vec<_>>()
+    };
+    let copy = ImportTarget { name: Some(bucket_name("copy")), ..ImportTarget::default() };
+    let owner = Some(OwnerId::of_user("key:other"));
+    for target in [copy, ImportTarget { owner, ..ImportTarget::default() }] {
+        let done = import(&one, &file, target).await.unwrap();
+        assert!(done.without_policy);
+        assert_eq!(settings(&one, &done).await, ["cors"]);
+    }
+    // The bucket itself comes back as it was, also in a new life of its name.
+    let two = master();
+    let done = import(&two, &file, ImportTarget::default()).await.unwrap();
+    assert!(!done.without_policy && done.root == done.file_root);
+    let three = master();
+    three.create().await;
+    three.service.delete_bucket(&three.user, &bucket()).await.unwrap();
+    let done = import(&three, &file, ImportTarget::default()).await.unwrap();
+    assert!(!done.without_policy && done.root != done.file_root);
+    assert_eq!(settings(&three, &done).await, ["cors", "policy"]);
+}
+
 #[tokio::test]
 async fn an_older_version_and_what_changed_since_can_be_exported() {
     let one = filled().await;

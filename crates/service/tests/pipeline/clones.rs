@@ -6,7 +6,7 @@ use fula_core::{bucket::Versioning, root::TimeMs};
 use fula_service::clone::{CloneError, Cloned};
 
 use super::{
-    slow::{LARGE, World, caller, whole},
+    slow::{LARGE, OTHER, World, caller, whole},
     *,
 };
 
@@ -226,6 +226,37 @@ async fn the_buckets_of_an_owner_do_not_grow_beyond_a_quota_together() {
     assert!(is_owner_exceeded(one.put("e", &[5; 1]).await));
     one.service.set_bucket_limits(&Limits::default());
     one.put("e", &[5; 10_000]).await.unwrap();
+}
+
+/// A round that ends while the sizes are read again counts, although the reading has seen its bucket before.
+#[tokio::test(start_paused = true)]
+async fn a_round_that_ends_while_sizes_are_read_counts() {
+    let world = World::new(None, None).await;
+    world.service.set_bucket_limits(&Limits { owner_bytes_max: 10_000, ..Limits::default() });
+    world.put(OTHER, "a", whole(vec![1; 1])).await.unwrap();
+    world.roots.swaps.close();
+    let round = world.put(BUCKET, "a", whole(vec![1; 4000]));
+    let reading = async {
+        world.roots.swaps.waited_at().await;
+        tokio::time::advance(Duration::from_secs(3)).await;
+        world.roots.lists.close();
+        let other = world.put(OTHER, "b", whole(vec![1; 1]));
+        let go_on = async {
+            world.roots.lists.waited_at().await;
+            world.roots.swaps.open();
+        };
+        futures::join!(other, go_on).0
+    };
+    let ended = async {
+        let ended = round.await;
+        world.roots.lists.open();
+        ended
+    };
+    let (ended, read) = futures::join!(ended, reading);
+    ended.unwrap();
+    read.unwrap();
+    assert!(is_owner_exceeded(world.put(OTHER, "c", whole(vec![1; 6000])).await));
+    world.put(OTHER, "c", whole(vec![1; 5900])).await.unwrap();
 }
 
 fn is_owner_exceeded<T>(result: Result<T, ServiceError>) -> bool {

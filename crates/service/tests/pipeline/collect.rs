@@ -6,6 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use fula_core::{
     StoreError,
     block::{Kept, list_all, sweep_all},
+    bucket::{VersionId, Versioning},
 };
 use fula_service::{fault_injection::Fault, fsck, history};
 use fula_testkit::rng::Rng;
@@ -171,6 +172,24 @@ async fn an_upload_that_broke_off_is_collected() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn roots_that_are_made_while_the_collector_walks_need_no_walk() {
+    let world = World::new(None, None).await;
+    world.put(BUCKET, "k", whole(vec![1; 30])).await.unwrap();
+    // The first block that the collector reads is that of the first row.
+    world.blocks.gets.close();
+    let others = async {
+        world.blocks.gets.waited_at().await;
+        for n in 0..50 {
+            world.put(BUCKET, "k", whole(vec![n; 30])).await.unwrap();
+        }
+        world.blocks.gets.open();
+    };
+    let (done, ()) = tokio::join!(world.collect(), others);
+    assert!(done.roots < 10, "{done:?}");
+    assert_eq!(world.problems().await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn damage_ends_a_collection_with_nothing_deleted() {
     let world = World::new(None, None).await;
     world.put(BUCKET, "k", whole(vec![1; LARGE])).await.unwrap();
@@ -219,6 +238,66 @@ fn copied_while_rows_are_read(fault: Option<Fault>) -> Result<Vec<u8>, ServiceEr
 #[test]
 fn a_copy_keeps_what_it_copies_from_a_root_that_was_just_replaced() {
     assert_eq!(copied_while_rows_are_read(None).unwrap(), vec![1; 30]);
+}
+
+/// Reads an object after its root has become one of the history, of which collections mark only the block, and
+/// was collected. The reader has looked the object up before.
+fn read_from_a_root_of_the_history(fault: Option<Fault>) -> Result<Vec<u8>, ServiceError> {
+    runtime().block_on(async {
+        let world = World::new(None, fault).await;
+        world.put(BUCKET, "k", whole(vec![1; 30])).await.unwrap();
+        let (reader, none) = (caller(), ReadConditions::default());
+        let found = world.service.get_object(&reader, &bucket(), &object_key("k"), &none).await;
+        let record = found.unwrap().record;
+        for n in 0..3 {
+            world.put(BUCKET, "k", whole(vec![10 + n; 30])).await.unwrap();
+        }
+        world.collect().await;
+        let stream = world.service.read(&reader, &record, 0..record.size).await?;
+        let parts: Vec<Bytes> = stream.try_collect().await?;
+        Ok(parts.concat())
+    })
+}
+
+#[test]
+fn a_root_of_the_history_that_a_request_reads_from_keeps_what_it_leads_to() {
+    assert_eq!(read_from_a_root_of_the_history(None).unwrap(), vec![1; 30]);
+}
+
+/// Collects with a longer retention than before, where a root that was replaced has lost one tree, and shares
+/// another one with a clone. Returns the problems in the end.
+fn cloned_and_retained_longer(fault: Option<Fault>) -> Vec<fsck::Problem> {
+    runtime().block_on(async {
+        let world = World::new(None, fault).await;
+        let (user, name) = (caller(), bucket());
+        world.put(BUCKET, "k", whole(vec![1; LARGE])).await.unwrap();
+        world.put(BUCKET, "y", whole(vec![9; 30])).await.unwrap();
+        world.service.set_versioning(&user, &name, Versioning::Enabled).await.unwrap();
+        world.put(BUCKET, "k", whole(vec![2; 30])).await.unwrap();
+        let source = BucketAddress::new(user.identity.clone().unwrap().owner, name.clone());
+        world.service.clone_bucket(&source, None, bucket_name("cloned"), None).await.unwrap();
+        // The clone keeps the tree of versions, and nobody the tree of objects.
+        world.put("cloned", "x", whole(vec![3; 30])).await.unwrap();
+        let removed = ["k", "y"].map(|key| {
+            let conditions = WriteConditions::default();
+            (DeleteKey { key: object_key(key), conditions }, Some(VersionId::Null))
+        });
+        // One commit removes both.
+        world.service.delete_versions(&user, &name, removed.to_vec()).await.unwrap();
+        // The root before was replaced earlier than the collection begins.
+        for n in 0..3 {
+            world.put(OTHER, "x", whole(vec![4 + n; 30])).await.unwrap();
+        }
+        drop(user);
+        assert!(world.collect().await.deleted > 0);
+        world.service.collect(Duration::from_hours(1), &|| 4).await.unwrap();
+        world.problems().await
+    })
+}
+
+#[test]
+fn a_root_that_lacks_a_block_keeps_nothing_of_others_from_being_marked() {
+    assert_eq!(cloned_and_retained_longer(None), []);
 }
 
 /// Runs one client, which sends random requests to two buckets. Returns the first error.
@@ -294,6 +373,8 @@ fn each_rule_left_out_is_found() {
     assert!(read_while_collected(Some(Fault::CollectDespiteReaders)).is_err());
     assert!(looked_while_collected(Some(Fault::CollectDespiteReads)).is_err());
     assert!(copied_while_rows_are_read(Some(Fault::CollectJustReplaced)).is_err());
+    assert!(read_from_a_root_of_the_history(Some(Fault::CollectMarkedRoots)).is_err());
+    assert_ne!(cloned_and_retained_longer(Some(Fault::CollectHalfMarked)), []);
 }
 
 #[tokio::test(start_paused = true)]

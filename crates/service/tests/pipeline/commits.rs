@@ -45,7 +45,7 @@ async fn a_commit_is_one_step_of_the_bucket() {
     let (id, part) = begin(&two, "up").await;
     let none = WriteConditions::default;
     let before = one.version().await;
-    let action = BatchAction::Complete { id, parts: vec![part] };
+    let action = BatchAction::Complete { id, parts: vec![part], replace: None };
     let changes = [
         put("a", "1", if_absent()),
         put("b", "2", none()),
@@ -89,7 +89,7 @@ async fn a_retried_commit_gets_its_first_answer() {
     let [one, two] = two();
     one.create().await;
     let (id, part) = begin(&one, "up").await;
-    let action = BatchAction::Complete { id, parts: vec![part] };
+    let action = BatchAction::Complete { id, parts: vec![part], replace: None };
     let conditions = if_absent();
     let changes =
         [put("a", "1", if_absent()), BatchChange { key: object_key("up"), conditions, action }];

@@ -75,6 +75,7 @@ impl Master {
             key: object_key(to),
             replace: None,
             tags: None,
+            acl: None,
             checksum: None,
             encrypt,
             conditions: WriteConditions::default(),

@@ -71,12 +71,13 @@ struct Swap {
     new: NewRoot,
 }
 
-/// An arbiter in memory with faults. Before every swap it drops all blocks that were not synced, so that a
-/// root which is published before its blocks are durable is noticed.
+/// An arbiter in memory with faults. Before every swap it drops all blocks that were not synced, unless
+/// it was made [`Self::with_power`], so that a root which is published before its blocks are durable is noticed.
 #[derive(Debug)]
 pub(crate) struct FaultyRoots {
     inner: MemoryRoots,
     blocks: Arc<MemoryBlocks>,
+    keeps_power: bool,
     faults: Mutex<VecDeque<Fault>>,
     unreachable: AtomicBool,
     /// A bucket whose row cannot be read, although those of others can.
@@ -91,9 +92,20 @@ pub(crate) struct FaultyRoots {
 
 impl FaultyRoots {
     pub(crate) fn new(blocks: &Arc<MemoryBlocks>) -> Arc<Self> {
+        Self::make(blocks, false)
+    }
+
+    /// Returns an arbiter that drops no blocks. Masters on several threads need it: a swap of one would drop
+    /// blocks that another has put and is about to sync, and a power cut would have ended that one, too.
+    pub(crate) fn with_power(blocks: &Arc<MemoryBlocks>) -> Arc<Self> {
+        Self::make(blocks, true)
+    }
+
+    fn make(blocks: &Arc<MemoryBlocks>, keeps_power: bool) -> Arc<Self> {
         Arc::new(Self {
             inner: MemoryRoots::default(),
             blocks: Arc::clone(blocks),
+            keeps_power,
             faults: Mutex::default(),
             unreachable: AtomicBool::new(false),
             lost: Mutex::default(),
@@ -199,7 +211,9 @@ impl RootHooks for FaultyRoots {
             tokio::task::yield_now().await;
         }
         self.reach().map_err(SwapError::Unknown)?;
-        self.blocks.crash();
+        if !self.keeps_power {
+            self.blocks.crash();
+        }
         let fault = self.faults.lock().pop_front();
         match fault {
             Some(Fault::RequestLost) => return Err(SwapError::Unknown(lost())),

@@ -126,6 +126,7 @@ impl World {
             key: object_key("copy"),
             replace: None,
             tags: None,
+            acl: None,
             checksum: None,
             encrypt: false,
             conditions: WriteConditions::default(),

@@ -58,7 +58,7 @@ impl Upload {
                 let change = BatchChange {
                     key: object_key("k"),
                     conditions: WriteConditions::default(),
-                    action: BatchAction::Complete { id: self.id.clone(), parts },
+                    action: BatchAction::Complete { id: self.id.clone(), parts, replace: None },
                 };
                 service.commit(&caller(), &bucket, &[change]).await.map(drop)
             }

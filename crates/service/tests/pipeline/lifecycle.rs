@@ -42,7 +42,7 @@ impl Master {
         self.service.set_lifecycle(&self.user, &bucket(), Some(&lifecycle)).await.unwrap();
     }
 
-    /// Works off all rules of the bucket. Returns the number of pages with something that ended, and of what
+    /// Applies all rules of the bucket. Returns the number of pages with something that ended, and of what
     /// has ended.
     async fn work_off(&self) -> (usize, u64) {
         let (mut pages, mut ended) = (0, 0);

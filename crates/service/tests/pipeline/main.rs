@@ -5,6 +5,7 @@ mod appends;
 mod cars;
 mod clones;
 mod collect;
+mod commit_actions;
 mod commits;
 mod credentials;
 mod drops;
@@ -29,6 +30,7 @@ mod rounds;
 mod settings;
 mod settle;
 mod slow;
+mod snapshots;
 mod versions;
 
 use std::sync::Arc;

@@ -47,6 +47,7 @@ async fn a_mapped_object_is_like_any_other() {
         key: object_key("copy"),
         replace: None,
         tags: None,
+        acl: None,
         checksum: None,
         encrypt: false,
         conditions: WriteConditions::default(),

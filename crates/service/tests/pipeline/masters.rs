@@ -261,6 +261,7 @@ async fn a_copy_is_not_made_of_a_stale_source() {
             key: object_key("copy"),
             replace: None,
             tags: None,
+            acl: None,
             checksum: None,
             encrypt: false,
             conditions: WriteConditions::default(),

@@ -76,6 +76,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 key: object_key(&to),
                 replace: Some(ObjectFacts::default()),
                 tags: None,
+                acl: None,
                 checksum: None,
                 encrypt: false,
                 conditions: WriteConditions::default(),

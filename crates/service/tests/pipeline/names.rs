@@ -1,5 +1,7 @@
 //! Tests of what bucket names mean, which buckets hold their global name, and the limits of an owner.
 
+mod limits;
+
 use std::sync::atomic::Ordering;
 
 use fula_core::{
@@ -9,8 +11,8 @@ use fula_core::{
     root::RootRow,
 };
 use fula_service::{
-    BatchAction, BatchChange, BucketOwner, CopyPartRequest, CopyRequest, CopySourceRequest,
-    CreateUploadRequest, Invocation, ListRequest, Settled,
+    BatchAction, BatchChange, BucketOwner, ChangesRequest, CopyPartRequest, CopyRequest,
+    CopySourceRequest, CreateUploadRequest, Invocation, ListRequest, Settled, SnapshotRequest,
 };
 
 use super::*;
@@ -144,6 +146,7 @@ async fn copy(
         key: object_key("copy"),
         replace: None,
         tags: None,
+        acl: None,
         checksum: None,
         encrypt: false,
         conditions: WriteConditions::default(),
@@ -182,7 +185,10 @@ async fn in_every_way(
         ("delete", service.delete_object(who, &bucket(), delete()).await),
         ("delete many", service.delete_objects(who, &bucket(), vec![delete()]).await.map(drop)),
         ("list", service.list_objects(who, &bucket(), &list).await.map(drop)),
-        ("commit", service.commit(who, &bucket(), &[change]).await.map(drop)),
+        ("commit", service.commit(who, &bucket(), std::slice::from_ref(&change)).await.map(drop)),
+        ("commit each", service.commit_each(who, &bucket(), &[change]).await.map(drop)),
+        ("snapshot", service.snapshot(who, &bucket(), SnapshotRequest::default()).await.map(drop)),
+        ("changes", service.changes(who, &bucket(), ChangesRequest::default()).await.map(drop)),
         ("upload", service.create_upload(who, &bucket(), begin).await.map(drop)),
         ("copy from", whole),
         ("copy a part from", part),
@@ -386,73 +392,6 @@ async fn a_policy_that_lost_its_swap_still_claims_the_name() {
     tokio::join!(set, write).0.unwrap();
     assert!(shop.roots.conflicts.load(Ordering::SeqCst) > 0, "it did not lose");
     assert_eq!(get(&two, &Caller::default()).await.unwrap(), b"between");
-}
-
-#[tokio::test]
-async fn an_owner_may_have_so_many_buckets() {
-    let shop = Shop::new();
-    let limits = Limits { buckets_per_owner: 2, ..Limits::default() };
-    let service = shop.service(1, NamePolicy::PerOwner, limits);
-    let (alice, bob) = (user("key:alice"), user("key:bob"));
-    for name in ["one", "two"] {
-        service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
-    }
-    let refused = service.create_bucket(&alice, &bucket_name("three"), None).await;
-    assert!(matches!(refused, Err(ServiceError::TooManyBuckets(2))), "{refused:?}");
-    let again = service.create_bucket(&alice, &bucket_name("two"), None).await;
-    assert!(matches!(again, Err(ServiceError::BucketAlreadyOwned)), "{again:?}");
-    service.create_bucket(&bob, &bucket_name("three"), None).await.unwrap();
-    // Deleted buckets are not counted.
-    service.delete_bucket(&alice, &bucket_name("one")).await.unwrap();
-    service.create_bucket(&alice, &bucket_name("three"), None).await.unwrap();
-    let again = service.create_bucket(&alice, &bucket_name("one"), None).await;
-    assert!(matches!(again, Err(ServiceError::TooManyBuckets(2))), "{again:?}");
-}
-
-#[tokio::test]
-async fn a_retried_creation_gets_its_first_answer_at_the_limit() {
-    let shop = Shop::new();
-    let limits = Limits { buckets_per_owner: 1, ..Limits::default() };
-    let service = shop.service(1, NamePolicy::PerOwner, limits);
-    for attempt in 1..=2 {
-        let invocation = Invocation::new("call", attempt);
-        let alice = Caller { invocation, ..user("key:alice") };
-        service.create_bucket(&alice, &bucket(), None).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_owner_may_hold_so_many_names() {
-    let shop = Shop::new();
-    let limits = Limits { public_buckets_per_owner: 1, ..Limits::default() };
-    let service = shop.service(1, NamePolicy::PerOwner, limits.clone());
-    let (alice, bob) = (user("key:alice"), user("key:bob"));
-    for name in ["one", "two"] {
-        service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
-        service.create_bucket(&bob, &bucket_name(name), None).await.unwrap();
-    }
-    let set = async |who: &Caller, name: &str| {
-        let result = service.set_policy(who, &bucket_name(name), Some(&public(name))).await;
-        let is_refused = matches!(result, Err(ServiceError::TooManyPublicBuckets(1)));
-        assert!(is_refused || result.is_ok(), "{result:?}");
-        !is_refused
-    };
-    assert!(set(&alice, "one").await);
-    assert!(!set(&alice, "two").await);
-    // Another policy for the bucket that holds its name is allowed, and one that makes nothing public.
-    assert!(set(&alice, "one").await);
-    service.set_policy(&alice, &bucket_name("two"), Some(PRIVATE)).await.unwrap();
-    assert!(set(&bob, "two").await);
-    service.set_policy(&alice, &bucket_name("one"), None).await.unwrap();
-    service.set_policy(&bob, &bucket_name("two"), None).await.unwrap();
-    assert!(set(&alice, "two").await);
-    assert_eq!(shop.holder("two").await, Some(owner(&alice)));
-    // Under the global policy every bucket holds its name.
-    let service = shop.service(2, NamePolicy::Global, limits);
-    for name in ["four", "five"] {
-        service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
-        service.set_policy(&alice, &bucket_name(name), Some(&public(name))).await.unwrap();
-    }
 }
 
 #[tokio::test]

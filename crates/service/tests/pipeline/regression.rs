@@ -326,6 +326,7 @@ async fn a_master_that_lives_is_forgotten_by_force_alone_and_enrols_again() {
         host: "two.example".to_owned(),
         address: "192.0.2.2:9000".to_owned(),
         version: "9.9.9".to_owned(),
+        secrets_keys: vec!["0123".to_owned()],
     };
     let found = async || {
         let masters = one.recovery.list_masters().await.unwrap();

@@ -203,6 +203,7 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
             key: object_key("k"),
             replace: None,
             tags: None,
+            acl: None,
             checksum: None,
             encrypt: false,
             conditions,

@@ -137,6 +137,7 @@ fn copy_of(owner: BucketOwner, version: Option<VersionId>) -> CopyRequest {
         key: object_key("copy"),
         replace: None,
         tags: None,
+        acl: None,
         checksum: None,
         encrypt: false,
         conditions: WriteConditions::default(),

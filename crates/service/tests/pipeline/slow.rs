@@ -171,6 +171,8 @@ pub(super) struct SlowRoots {
     pub(super) time: AtomicU64,
     /// Stops answers to reads.
     pub(super) reads: Gate,
+    /// Stops answers to listings of the buckets of an owner.
+    pub(super) lists: Gate,
     pub(super) scans: Gate,
     /// Stops swaps of the first bucket.
     pub(super) swaps: Gate,
@@ -211,8 +213,10 @@ impl RootHooks for SlowRoots {
     }
 
     async fn after(&self, read: RootRead) {
-        if read == RootRead::Get {
-            self.reads.pass_if_second().await;
+        match read {
+            RootRead::Get => self.reads.pass_if_second().await,
+            RootRead::List => self.lists.pass().await,
+            _ => {}
         }
     }
 
@@ -271,6 +275,7 @@ impl World {
             jitter: jitter(),
             time,
             reads: Gate::default(),
+            lists: Gate::default(),
             scans: Gate::default(),
             swaps: Gate::default(),
             drops: Gate::default(),
@@ -340,6 +345,7 @@ impl World {
             key: object_key(to.1),
             replace: None,
             tags: None,
+            acl: None,
             checksum: None,
             encrypt: false,
             conditions,

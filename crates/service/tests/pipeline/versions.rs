@@ -184,6 +184,7 @@ impl Master {
                     key: object_key(KEYS[key]),
                     replace: None,
                     tags: None,
+                    acl: None,
                     checksum: None,
                     encrypt: false,
                     conditions: WriteConditions::default(),

@@ -196,6 +196,7 @@ async fn copy(at: &At, caller: &Caller, asked: &Asked) -> Result<String, Service
         key: object_key(&asked.key),
         replace: None,
         tags: None,
+        acl: None,
         checksum: None,
         encrypt: false,
         conditions: conditions(asked.condition.as_ref()),

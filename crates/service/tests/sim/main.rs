@@ -204,6 +204,18 @@ fn a_swap_that_does_not_compare_the_generation_is_found() {
 }
 
 #[test]
+fn a_first_row_of_any_generation_is_found() {
+    let compared = Compared::AllButFirstGeneration;
+    is_found("first generation not compared", &Faults { compared, pause: 20, ..collecting() });
+}
+
+#[test]
+fn a_put_that_an_older_generation_satisfies_is_found() {
+    let faults = Faults { puts_only_new: true, puts_of_a_kind: 6, pause: 20, ..collecting() };
+    is_found("put satisfied by an older generation", &faults);
+}
+
+#[test]
 fn blocks_that_are_not_put_again_are_found() {
     is_found("blocks not put again", &collecting_with(Fault::BlocksNotPutAgain));
 }

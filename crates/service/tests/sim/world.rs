@@ -34,6 +34,8 @@ pub(crate) const MASTERS: usize = 3;
 pub(crate) enum Compared {
     Nothing,
     AllButGeneration,
+    /// Everything, but the first row of a bucket may have any generation.
+    AllButFirstGeneration,
     All,
 }
 
@@ -59,6 +61,8 @@ pub(crate) struct Faults {
     pub(crate) collects: bool,
     /// Longest pause of a master in milliseconds.
     pub(crate) pause_ms: u64,
+    /// Whether a put is satisfied by a block that is there already, whatever generation it was put under.
+    pub(crate) puts_only_new: bool,
     /// Of so many puts of a run with collections, one has a long body and three are copies.
     pub(crate) puts_of_a_kind: u64,
 }
@@ -79,6 +83,7 @@ impl Default for Faults {
             regresses: false,
             collects: false,
             pause_ms: 8_000,
+            puts_only_new: false,
             puts_of_a_kind: 24,
         }
     }
@@ -387,6 +392,9 @@ impl World {
             expected.generation = row.pointer.generation;
         }
         let mut new = swap.new.clone();
+        if self.faults.compared == Compared::AllButFirstGeneration && expected.is_none() {
+            new.pointer.generation = self.roots.generation().await.unwrap().value;
+        }
         if self.faults.compared == Compared::Nothing {
             let row = self.row(&swap.bucket).await;
             expected = row.map(|row| row.pointer);

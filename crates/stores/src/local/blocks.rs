@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
     block::{BLOCK_BYTES_MAX, Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
@@ -10,7 +11,7 @@ use fula_core::{
 use hashbrown::HashSet;
 
 use super::unavailable;
-use crate::log::{HUNG, Kind, Log, Need, Record, StreamName, blocking, is_lost};
+use crate::log::{HUNG, Kind, Log, Need, Record, Slot, StreamName, blocking, is_lost};
 
 /// The block store of a data directory.
 #[derive(Debug)]
@@ -73,6 +74,45 @@ fn stream_of(placement: Placement) -> StreamName {
     }
 }
 
+impl LocalBlocks {
+    /// Returns what is stored under an address, and where. It was not hashed.
+    async fn read(&self, cid: &Cid) -> Result<Option<(Bytes, Slot)>, StoreError> {
+        // A block may be moved to another segment between look-up and read, so a failed read is repeated
+        // once.
+        for _ in 0..2 {
+            let found = self.log.index().blocks.get(cid);
+            let Some(slot) = found else { return Ok(None) };
+            let value = match self.log.read_cached(&slot) {
+                Ok(None) => self.log.read_waiting(slot).await.map(Some),
+                read => read,
+            };
+            match value {
+                Ok(Some(bytes)) => return Ok(Some((bytes, slot))),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // The block was moved, and its segment cut off.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    if self.log.forget_damaged(cid, &slot) {
+                        self.log.found_damage(slot.segment);
+                        return Err(StoreError::Damaged { cid: *cid });
+                    }
+                }
+                // The block may become readable again later.
+                Err(error) if is_lost(&error) => {
+                    self.log.suspect(cid);
+                    self.log.found_damage(slot.segment);
+                    return Err(StoreError::Damaged { cid: *cid });
+                }
+                Err(error) => return Err(unavailable("get", error)),
+            }
+        }
+        Err(unavailable(
+            "get",
+            io::Error::other("the block was moved during each attempt to read it"),
+        ))
+    }
+}
+
 #[async_trait]
 impl BlockStore for LocalBlocks {
     async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
@@ -113,45 +153,16 @@ impl BlockStore for LocalBlocks {
     }
 
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        // A block may be moved to another segment between look-up and read, so a failed read is repeated
-        // once.
-        for _ in 0..2 {
-            let found = self.log.index().blocks.get(cid);
-            let Some(slot) = found else { return Ok(None) };
-            let value = match self.log.read_cached(&slot) {
-                Ok(None) => self.log.read_waiting(slot).await.map(Some),
-                read => read,
-            };
-            match value {
-                Ok(Some(bytes)) => {
-                    let verified = Block::verify(*cid, bytes);
-                    if verified.is_err() && self.log.forget_damaged(cid, &slot) {
-                        self.log.found_damage(slot.segment);
-                    }
-                    return verified.map(Some);
-                }
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // The block was moved, and its segment cut off.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    if self.log.forget_damaged(cid, &slot) {
-                        self.log.found_damage(slot.segment);
-                        return Err(StoreError::Damaged { cid: *cid });
-                    }
-                }
-                // The block may become readable again later.
-                Err(error) if is_lost(&error) => {
-                    self.log.suspect(cid);
-                    self.log.found_damage(slot.segment);
-                    return Err(StoreError::Damaged { cid: *cid });
-                }
-                Err(error) => return Err(unavailable("get", error)),
-            }
+        let Some((bytes, slot)) = self.read(cid).await? else { return Ok(None) };
+        let verified = Block::verify(*cid, bytes);
+        if verified.is_err() && self.log.forget_damaged(cid, &slot) {
+            self.log.found_damage(slot.segment);
         }
-        Err(unavailable(
-            "get",
-            io::Error::other("the block was moved during each attempt to read it"),
-        ))
+        verified.map(Some)
+    }
+
+    async fn get_unverified(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.read(cid).await?.map(|(bytes, _)| bytes))
     }
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {

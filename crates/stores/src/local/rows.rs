@@ -112,7 +112,7 @@ pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invali
     reader.tuple(10)?;
     let position = reader.uint()?;
     let owner = OwnerId(reader.array_of()?);
-    let name = BucketName::parse(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
+    let name = BucketName::parse_stored(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
     let address = BucketAddress::new(owner, name);
     let pointer =
         RootPointer { root: reader.link()?, version: reader.uint()?, generation: reader.uint()? };

@@ -282,7 +282,7 @@ impl Places {
             let after = self.state.read().through.saturating_sub(1);
             let page = self.directory.read(after, READ_ENTRIES).await?;
             if self.state.read().is_contradicted_by(&page) {
-                tracing::warn!("the list of packs went back in time: it is read anew");
+                tracing::warn!("the list of packs went back in time: it is read again");
                 self.reread().await?;
                 break;
             }

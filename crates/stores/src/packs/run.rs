@@ -131,7 +131,7 @@ impl Run {
 
     fn missing(&self) -> StoreError {
         let source = format!(
-            "the index run {} is missing from the block store; run `fula fsck --repair` to index the packs anew",
+            "the index run {} is missing from the block store; run `fula fsck --repair` to index the packs again",
             self.path()
         );
         StoreError::Unavailable { backend: "block store", action: "look up", source: source.into() }

@@ -1,5 +1,7 @@
 //! Packs on directories and in memory.
 
+mod directories;
+
 use std::sync::atomic::AtomicU64;
 
 use fula_core::{
@@ -16,6 +18,7 @@ use object_store::{
 };
 use tempfile::TempDir;
 
+use self::directories::{Away, Switch};
 use super::{format::HEAD_BYTES, names::single_path, *};
 
 /// Names that no store of this process repeats.
@@ -448,70 +451,4 @@ async fn what_is_in_a_run_is_found_while_the_arbiter_is_away() {
     assert_eq!(store.get(&block(1).cid()).await.unwrap(), Some(block(1)));
     let read = store.get(&block(2).cid()).await;
     assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
-}
-
-/// A directory that does not answer.
-#[derive(Debug)]
-struct Away;
-
-fn away<T>() -> Result<T, StoreError> {
-    Err(StoreError::Unavailable { backend: "test", action: "answer", source: "away".into() })
-}
-
-#[async_trait]
-impl PackDirectory for Away {
-    async fn add(&self, _: &PackEntry) -> Result<Added, StoreError> {
-        away()
-    }
-
-    async fn read(&self, _: u64, _: usize) -> Result<fula_core::packs::DirectoryPage, StoreError> {
-        away()
-    }
-
-    async fn replace_manifest(&self, _: u64, _: Bytes, _: u64, _: u64) -> Result<bool, StoreError> {
-        away()
-    }
-}
-
-/// A directory that becomes another one.
-#[derive(Debug)]
-struct Switch(parking_lot::Mutex<Arc<dyn PackDirectory>>);
-
-impl Switch {
-    fn new(first: Arc<dyn PackDirectory>) -> Self {
-        Self(parking_lot::Mutex::new(first))
-    }
-
-    fn to(&self, next: Arc<dyn PackDirectory>) {
-        *self.0.lock() = next;
-    }
-
-    fn now(&self) -> Arc<dyn PackDirectory> {
-        Arc::clone(&self.0.lock())
-    }
-}
-
-#[async_trait]
-impl PackDirectory for Switch {
-    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError> {
-        self.now().add(pack).await
-    }
-
-    async fn read(
-        &self,
-        after: u64,
-        limit: usize,
-    ) -> Result<fula_core::packs::DirectoryPage, StoreError> {
-        self.now().read(after, limit).await
-    }
-
-    async fn replace_manifest(
-        &self,
-        expected: u64,
-        manifest: Bytes,
-        through: u64,
-        min_generation: u64,
-    ) -> Result<bool, StoreError> {
-        self.now().replace_manifest(expected, manifest, through, min_generation).await
-    }
 }

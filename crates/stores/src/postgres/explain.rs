@@ -10,7 +10,7 @@ use super::PostgresError;
 /// Returns what happened to a statement or a connection.
 pub(super) fn plain(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::PoolTimedOut => "no answer: no connection could be made in time".to_owned(),
+        sqlx::Error::PoolTimedOut => "no answer: no connection in time".to_owned(),
         sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
             "its connections are closed".to_owned()
         }

@@ -35,7 +35,7 @@ fn row_of(row: &PgRow) -> Result<Option<RootRow>, StoreError> {
     Ok(Some(RootRow {
         address: BucketAddress {
             owner: OwnerId::from_str(&owner).map_err(|_| malformed("bad owner_id"))?,
-            name: BucketName::parse(&name).map_err(|_| malformed("bad bucket name"))?,
+            name: BucketName::parse_stored(&name).map_err(|_| malformed("bad bucket name"))?,
         },
         pointer: RootPointer {
             root: Cid::from_str(&root).map_err(|_| malformed("bad root_cid"))?,

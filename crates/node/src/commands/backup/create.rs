@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::{
     super::{
         Failure,
+        reach::open_source,
         text::{bytes, text},
     },
-    open_place, open_source, state,
+    open_place, state,
 };
 use crate::{
     admin::{
@@ -107,7 +108,7 @@ pub(super) async fn run(
         full: wanted.full,
         meter: Meter::new(),
     };
-    making.buckets().await?;
+    Box::pin(making.buckets()).await?;
     // Last, so that keys and revocations that were made meanwhile are in it.
     let id = making.manifest.id.clone();
     let state = state::write(&source, &place, &id, secrets_key, &making.meter).await?;
@@ -293,7 +294,7 @@ pub(super) fn show(made: &Value) {
         made["revocations"],
         bytes(&made["written_bytes"]),
         bytes(&made["bytes"]),
-        if made["sealed"] == true { ", sealed" } else { "" },
+        if made["sealed"] == true { ", encrypted" } else { "" },
     );
     let removed = &made["removed"];
     if let Some(old) = removed["backups"].as_array().filter(|old| !old.is_empty()) {

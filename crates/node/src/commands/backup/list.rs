@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         Failure,
-        text::{bytes, text, when},
+        text::{bytes, number, text, when},
     },
     open_place,
 };
@@ -81,9 +81,9 @@ pub(super) fn show(found: &Value) {
         say!(
             "{id:<26} {:<21} {:>8} {:>10} {:>6} {:>11} {:>11}",
             when(&backup["time_ms"]),
-            backup["buckets"],
-            backup["objects"],
-            backup["keys"],
+            number(&backup["buckets"]),
+            number(&backup["objects"]),
+            number(&backup["keys"]),
             bytes(&backup["written_bytes"]),
             bytes(&backup["bytes"]),
         );
@@ -106,8 +106,8 @@ pub(super) fn show_buckets(found: &Value) {
         say!(
             "{:<32} {:>8} {:>10} {:>11} {:>11} {}{note}",
             text(&bucket["owner"]),
-            bucket["version"],
-            bucket["objects"],
+            number(&bucket["version"]),
+            number(&bucket["objects"]),
             bytes(&bucket["bytes"]),
             bytes(&bucket["stored_bytes"]),
             text(&bucket["bucket"]),

@@ -7,22 +7,15 @@ mod verify;
 
 use std::process::ExitCode;
 
-use fula_service::{Limits, error::chain};
+use fula_service::error::chain;
 use serde_json::json;
 
-pub(super) use self::state::{Part, own_secrets_key, put_back};
-use super::{
-    Failure,
-    admin::{finish, say_if_slow, scratch_for},
-    text::text,
-};
+pub(super) use self::state::{Part, put_back};
+use super::{Failure, admin::finish, text::text};
 use crate::{
-    admin::{Request, transfer},
-    backup::{Place, Source},
-    cli::{AdminArgs, BackupArgs, BackupCommand, CasMode, PlaceArgs},
-    config::Backends,
+    backup::Place,
+    cli::{BackupArgs, BackupCommand, PlaceArgs},
     files,
-    node::{Node, Purpose},
     output::{note, say},
 };
 
@@ -48,7 +41,7 @@ pub(crate) async fn run(args: BackupArgs) -> ExitCode {
         BackupCommand::SecretsKey { place, file } => {
             let written = write_secrets_key(&place, &file).await;
             finish(false, written, |done| {
-                note!("Wrote the key that seals the access keys to {}.", text(&done["file"]));
+                note!("Wrote the key that encrypts the access keys to {}.", text(&done["file"]));
             })
         }
     }
@@ -60,26 +53,6 @@ pub(crate) async fn run(args: BackupArgs) -> ExitCode {
 /// The reason why it cannot be used.
 pub(super) async fn open_place(args: &PlaceArgs, begins: bool) -> Result<Place, String> {
     Place::open(&args.place, args.key_file.as_deref(), begins).await
-}
-
-/// Reaches the gateway that runs on the data directory, or opens the stores. `request` decides whether an empty data
-/// directory may be used.
-///
-/// # Errors
-/// The reason why neither is possible.
-pub(super) async fn open_source(args: &AdminArgs, request: &Request) -> Result<Source, Failure> {
-    let key_file = args.secrets_key_file.clone();
-    let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
-    let mut backends = backends?;
-    let dir = backends.data_dir.clone();
-    let scratch = scratch_for(&mut backends, request)?;
-    if let Some(stream) = transfer::connect(&dir).await {
-        stream?;
-        return Ok(Source::Gateway(dir));
-    }
-    let opening = Node::open(&backends, Limits::default(), Purpose::Administer, false);
-    let node = say_if_slow(opening, &backends).await.map_err(|error| chain(&error))?;
-    Ok(Source::Here(std::sync::Arc::new(node), scratch))
 }
 
 async fn write_secrets_key(

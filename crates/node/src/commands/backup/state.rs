@@ -46,10 +46,8 @@ pub(super) async fn write(
     let fingerprint = facts["secrets_key"].as_str().unwrap_or_default().to_owned();
     if let Some(key) = &secrets_key {
         let key = SealingKey::parse(key).map_err(|error| error.to_string())?;
-        if key.fingerprint() != fingerprint {
-            return Err(
-                "secrets.key is not the key that the access keys are sealed under".to_owned()
-            );
+        if !key.use_line(&fingerprint) {
+            return Err("secrets.key lacks the key that encrypts the access keys".to_owned());
         }
     }
     let revocations: Vec<(Revoked, u64)> = serde_json::from_value(facts["revocations"].clone())
@@ -95,7 +93,7 @@ async fn send(write: &mut tokio::io::DuplexStream, line: &StateLine) -> Result<(
     write.write_all(&text).await.map_err(|error| io_text(&error))
 }
 
-/// Reads the key that seals the access keys, from the file that a gateway uses.
+/// Reads the key that encrypts the access keys, from the file that a gateway uses.
 ///
 /// # Errors
 /// The reason why it cannot be read.
@@ -106,7 +104,9 @@ pub(crate) fn own_secrets_key(args: &AdminArgs) -> Result<Zeroizing<String>, Str
         let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
         files::own_sealing_key(&dir)
     };
-    let text = files::read_secret(&file).map_err(|error| error.to_string())?;
+    let text = files::read_secret(&file).map_err(|error| {
+        format!("{error}; --secrets-key-file (FULA_SECRETS_KEY_FILE) names the key of the masters")
+    })?;
     let text = String::from_utf8(text.to_vec()).map(Zeroizing::new);
     text.map_err(|_| files::FileError::NotAKey(file).to_string())
 }
@@ -137,7 +137,7 @@ pub(crate) fn lines(
     lines.boxed()
 }
 
-/// Returns the key that seals the access keys, if the backup has it.
+/// Returns the key that encrypts the access keys, if the backup has it.
 ///
 /// # Errors
 /// The reason why the state cannot be read.

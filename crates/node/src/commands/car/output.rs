@@ -19,9 +19,25 @@ pub(super) struct Output {
     place: PathBuf,
     part: PathBuf,
     file: File,
+    progress: Progress,
+    syncing: JoinHandle<io::Result<()>>,
+}
+
+/// Brings to the disk what was written, from time to time.
+#[derive(Clone)]
+pub(super) struct Progress {
     unsynced: usize,
     wake: mpsc::Sender<()>,
-    syncing: JoinHandle<io::Result<()>>,
+}
+
+impl Progress {
+    /// Notes that bytes were written.
+    pub(super) fn written(&mut self, bytes: usize) {
+        self.unsynced += bytes;
+        if self.unsynced >= SYNC_BYTES && self.wake.try_send(()).is_ok() {
+            self.unsynced = 0;
+        }
+    }
 }
 
 impl Output {
@@ -47,13 +63,21 @@ impl Output {
             }
             Ok(())
         });
-        Ok(Self { place: place.to_owned(), part, file, unsynced: 0, wake, syncing })
+        let progress = Progress { unsynced: 0, wake };
+        Ok(Self { place: place.to_owned(), part, file, progress, syncing })
+    }
+
+    /// Returns the file, for one who writes to it directly and tells the progress.
+    pub(super) async fn file(&self) -> Result<(std::fs::File, Progress), String> {
+        let failed = |error: io::Error| format!("{}: {}", self.place.display(), io_text(&error));
+        let file = self.file.try_clone().await.map_err(failed)?;
+        Ok((file.into_std().await, self.progress.clone()))
     }
 
     /// Makes the file durable, and moves it to its place.
     pub(super) async fn finish(self) -> Result<(), String> {
-        let Self { place, part, file, wake, syncing, .. } = self;
-        drop(wake);
+        let Self { place, part, file, progress, syncing } = self;
+        drop(progress);
         let moved = async {
             // The system reports an error of the disk only once, here.
             syncing.await.map_err(io::Error::other)??;
@@ -84,10 +108,7 @@ impl AsyncWrite for Output {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
-        self.unsynced += written;
-        if self.unsynced >= SYNC_BYTES && self.wake.try_send(()).is_ok() {
-            self.unsynced = 0;
-        }
+        self.progress.written(written);
         Poll::Ready(Ok(written))
     }
 

@@ -10,7 +10,7 @@ use reqwest::{RequestBuilder, Response};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
-    admin::transfer::Source,
+    admin::transfer::{Input, Source, is_regular},
     cli::{BlockSource, Endpoint},
     files,
 };
@@ -31,14 +31,14 @@ const SHOWN_CHARS: usize = 300;
 ///
 /// # Errors
 /// The reason why it cannot be read, in words for the operator.
-pub(super) async fn open(from: BlockSource, root: Option<Cid>) -> Result<Source, String> {
+pub(super) async fn open(from: BlockSource, root: Option<Cid>) -> Result<Input, String> {
     let root = root.map(|root| root.to_string()).unwrap_or_default();
     match from {
         BlockSource::Car(path) if path.as_os_str() == "-" => {
             let name = "standard input";
             let input = std::io::stdin().as_fd().try_clone_to_owned();
             let input = input.map_err(|error| format!("{name}: {}", io_text(&error)))?;
-            Ok(pieces(tokio::fs::File::from_std(input.into()), name.to_owned()))
+            Ok(input_of(input.into(), name.to_owned()))
         }
         BlockSource::Car(path) => open_file(&path).await,
         BlockSource::Backup(_) => Err("a backup is restored by `fula restore`".to_owned()),
@@ -47,7 +47,7 @@ pub(super) async fn open(from: BlockSource, root: Option<Cid>) -> Result<Source,
             let mut url = kubo.at("api/v0/dag/export");
             url.query_pairs_mut().append_pair("arg", &root).append_pair("progress", "false");
             let response = ask(&kubo, client.post(url)).await?;
-            Ok(body(&kubo, response, "kubo"))
+            Ok(Input::Stream(body(&kubo, response, "kubo")))
         }
         BlockSource::Gateway(gateway) => {
             let client = client()?;
@@ -55,15 +55,22 @@ pub(super) async fn open(from: BlockSource, root: Option<Cid>) -> Result<Source,
             url.query_pairs_mut().append_pair("format", "car");
             let accept = "application/vnd.ipld.car; version=1; order=dfs";
             let response = ask(&gateway, client.get(url).header("accept", accept)).await?;
-            Ok(body(&gateway, response, "the gateway"))
+            Ok(Input::Stream(body(&gateway, response, "the gateway")))
         }
     }
 }
 
-async fn open_file(path: &Path) -> Result<Source, String> {
+async fn open_file(path: &Path) -> Result<Input, String> {
     let failed = |error: std::io::Error| format!("{}: {}", path.display(), io_text(&error));
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
-    Ok(pieces(file, path.display().to_string()))
+    Ok(input_of(file.into_std().await, path.display().to_string()))
+}
+
+fn input_of(file: std::fs::File, name: String) -> Input {
+    if is_regular(&file) {
+        return Input::File(file);
+    }
+    Input::Stream(pieces(tokio::fs::File::from_std(file), name))
 }
 
 fn pieces(read: impl AsyncRead + Send + Unpin + 'static, name: String) -> Source {

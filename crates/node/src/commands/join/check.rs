@@ -1,6 +1,6 @@
 //! What is looked at before a machine joins.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
 use fula_core::error::io_text;
 use fula_service::{Limits, error::chain};
@@ -69,6 +69,7 @@ pub(super) fn machine(invitation: &Invitation, plan: &Plan) -> Findings {
         found.note("settings", "problem", text);
     }
     data_dir(&mut found, plan.data_dir());
+    listeners(&mut found, plan);
     for dir in ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"] {
         let unit = Path::new(dir).join(plan.unit_name());
         if unit.exists() && fs::canonicalize(&unit).ok() != fs::canonicalize(plan.unit()).ok() {
@@ -81,6 +82,29 @@ pub(super) fn machine(invitation: &Invitation, plan: &Plan) -> Findings {
         }
     }
     found
+}
+
+/// Looks at the addresses that the new process listens on.
+fn listeners(found: &mut Findings, plan: &Plan) {
+    let [listen, admin] = plan.listeners();
+    for address in [listen, admin] {
+        if let Err(error) = TcpListener::bind(address) {
+            let why = io_text(&error);
+            let text =
+                format!("cannot listen on {address} now: {why}; --set chooses another address");
+            found.note("listen", "warning", text);
+        }
+    }
+    if listen.ip().is_loopback() {
+        let port = listen.port();
+        let variable = plan.listen_variable();
+        let text = format!(
+            "{listen} serves this machine alone; --set {variable}=:{port} serves others, too"
+        );
+        found.note("listen", "warning", text);
+    } else {
+        found.note("listen", "ok", format!("{listen} for clients, {admin} for health and metrics"));
+    }
 }
 
 fn data_dir(found: &mut Findings, dir: &Path) {
@@ -132,7 +156,8 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    async fn ask(&self, request: Request) -> Result<Value, String> {
+    /// Asks for something, as the socket of a gateway does.
+    pub(super) async fn ask(&self, request: Request) -> Result<Value, String> {
         let mut work = admin::begin(&self.node, request);
         loop {
             match work.next().await {
@@ -142,6 +167,45 @@ impl Stores {
                 Step::Done(_) => return Err("the answer is incomplete".to_owned()),
             }
         }
+    }
+
+    /// Opens the stores that settings and secret files name, without a data directory.
+    ///
+    /// # Errors
+    /// The reason, in words for the operator.
+    pub(super) async fn open(
+        settings: &BTreeMap<String, String>,
+        files: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        let scratch = ScratchDir::make(&fula_service::system_random());
+        let scratch = scratch.map_err(|error| chain(&error))?;
+        let file = |name: &str| -> Result<Option<std::path::PathBuf>, String> {
+            let Some(content) = files.get(name) else { return Ok(None) };
+            let path = scratch.path().with_extension(name);
+            files::write_new(&path, content).map_err(|error| chain(&error))?;
+            Ok(Some(path))
+        };
+        let (key, credentials) = (file("secrets.key")?, file("blocks-credentials")?);
+        let shared = SharedArgs {
+            database_url: files.get("database-url").map(|url| url.trim().to_owned()),
+            blocks: settings.get("FULA_BLOCKS").cloned(),
+            blocks_credentials_file: credentials.clone(),
+            ..SharedArgs::default()
+        };
+        let data = DataDirArgs { data_dir: Some(scratch.path().to_owned()) };
+        let backends = Backends::check(&data, shared, key.clone(), CasMode::Auto);
+        let opened = match backends.map_err(|error| chain(&error)) {
+            Ok(mut backends) => {
+                backends.is_scratch = true;
+                let node = Node::open(&backends, Limits::default(), Purpose::Administer, false);
+                node.await.map_err(|error| chain(&error))
+            }
+            Err(why) => Err(why),
+        };
+        for file in [key, credentials].into_iter().flatten() {
+            drop(fs::remove_file(file));
+        }
+        opened.map(|node| Self { node: Arc::new(node), _scratch: scratch })
     }
 
     /// Uses the invitation.
@@ -154,7 +218,7 @@ impl Stores {
 /// Opens the stores that the invitation names: rights in the database, the sealing key, the common settings and the
 /// name of the block store are checked by that. Then looks at clocks and masters as `fula doctor` does.
 pub(super) async fn stores(found: &mut Findings, invitation: &Invitation) -> Option<Stores> {
-    let stores = match open(invitation).await {
+    let stores = match Stores::open(&invitation.settings, &invitation.files).await {
         Ok(stores) => stores,
         Err(why) => {
             found.note("arbiter", "problem", why);
@@ -171,38 +235,6 @@ pub(super) async fn stores(found: &mut Findings, invitation: &Invitation) -> Opt
         Err(why) => found.note("invite", "problem", why),
     }
     Some(stores)
-}
-
-async fn open(invitation: &Invitation) -> Result<Stores, String> {
-    let scratch = ScratchDir::make(&fula_service::system_random());
-    let scratch = scratch.map_err(|error| chain(&error))?;
-    let file = |name: &str| -> Result<Option<std::path::PathBuf>, String> {
-        let Some(content) = invitation.files.get(name) else { return Ok(None) };
-        let path = scratch.path().with_extension(name);
-        files::write_new(&path, content).map_err(|error| chain(&error))?;
-        Ok(Some(path))
-    };
-    let (key, credentials) = (file("secrets.key")?, file("blocks-credentials")?);
-    let shared = SharedArgs {
-        database_url: invitation.files.get("database-url").map(|url| url.trim().to_owned()),
-        blocks: invitation.settings.get("FULA_BLOCKS").cloned(),
-        blocks_credentials_file: credentials.clone(),
-        ..SharedArgs::default()
-    };
-    let data = DataDirArgs { data_dir: Some(scratch.path().to_owned()) };
-    let backends = Backends::check(&data, shared, key.clone(), CasMode::Auto);
-    let opened = match backends.map_err(|error| chain(&error)) {
-        Ok(mut backends) => {
-            backends.is_scratch = true;
-            let node = Node::open(&backends, Limits::default(), Purpose::Administer, false).await;
-            node.map_err(|error| chain(&error))
-        }
-        Err(why) => Err(why),
-    };
-    for file in [key, credentials].into_iter().flatten() {
-        drop(fs::remove_file(file));
-    }
-    opened.map(|node| Stores { node: Arc::new(node), _scratch: scratch })
 }
 
 /// Asks the machines that the settings name whether they answer.

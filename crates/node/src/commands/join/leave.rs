@@ -10,10 +10,12 @@ use super::super::{
     admin::{finish, perform},
     text::text,
 };
+use super::{check::Stores, invite::of_gateway};
 use crate::{
     admin::{Request, transfer},
     cli::LeaveArgs,
     config,
+    join::{Given, Role},
     output::{note, say},
 };
 
@@ -39,10 +41,17 @@ async fn leave(args: LeaveArgs) -> Result<Value, Failure> {
             .to_owned()
             .into());
     }
-    let mut told = perform(&args.common, Request::Leave { stops }).await?;
+    let may = perform(&args.common, Request::Leave { stops: false }).await?;
     if !stops {
-        return Ok(told);
+        return Ok(may);
     }
+    // The settings may be those of a service, and are asked for while it runs.
+    let Some(given) = of_gateway(&dir, Role::Master, None).await? else {
+        return Err("the gateway has ended meanwhile: start it, and run the command again"
+            .to_owned()
+            .into());
+    };
+    let mut told = perform(&args.common, Request::Leave { stops: true }).await?;
     note!("fula: the master takes no more requests, and finishes those that it has");
     let began = Instant::now();
     while transfer::connect(&dir).await.is_some() {
@@ -54,7 +63,9 @@ async fn leave(args: LeaveArgs) -> Result<Value, Failure> {
         tokio::time::sleep(LOOK).await;
     }
     let name = text(&told["master"]).to_owned();
-    perform(&args.common, Request::MastersForget { name, force: true }).await?;
+    let Given { settings, files, .. } = given;
+    let stores = Stores::open(&settings, &files).await?;
+    stores.ask(Request::MastersForget { name, force: true }).await?;
     told["left"] = json!(true);
     Ok(told)
 }

@@ -3,9 +3,14 @@
 mod check;
 mod invite;
 mod leave;
+mod start;
+mod unit;
 mod write;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use fula_service::system_random;
 use fula_stores::local::system_clock;
@@ -13,7 +18,7 @@ use serde_json::json;
 
 pub(crate) use self::{invite::run as invite, leave::run as leave};
 use crate::{
-    cli::{JoinArgs, JoinCommand, JoinHow},
+    cli::{JOIN_KEY, JoinArgs, JoinCommand, JoinHow},
     join::{self, Role},
     output::{note, say},
 };
@@ -35,14 +40,16 @@ pub(crate) async fn join(args: JoinArgs) -> ExitCode {
     }
 }
 
-fn make_key(file: &std::path::Path) -> ExitCode {
+fn make_key(file: &Path) -> ExitCode {
     match join::make_key(file, &system_random()) {
         Ok(key) => {
             say!("{key}");
+            let usual = Path::new(JOIN_KEY) == file;
+            let option =
+                if usual { String::new() } else { format!(" --join-key {}", file.display()) };
             note!("Run on a master: fula invite --for {key} > invitation");
             note!(
-                "Copy the invitation here, beside {}, and run: fula join master --invite invitation",
-                file.display()
+                "Copy the invitation here, and run: fula join master --invite invitation{option} --start"
             );
             ExitCode::SUCCESS
         }
@@ -56,7 +63,7 @@ fn make_key(file: &std::path::Path) -> ExitCode {
 /// Checks, and writes what is needed. Returns false if something is in the way.
 async fn carry_out(role: Role, how: &JoinHow, key_file: &PathBuf) -> Result<bool, String> {
     let invitation = join::open(&how.invite, key_file, role, system_clock()())?;
-    let plan = write::Plan::of(role, how, &invitation);
+    let plan = write::Plan::of(role, how, &invitation)?;
     let mut found = check::machine(&invitation, &plan);
     let stores = match role {
         Role::Master => check::stores(&mut found, &invitation).await,
@@ -73,11 +80,13 @@ async fn carry_out(role: Role, how: &JoinHow, key_file: &PathBuf) -> Result<bool
         if let Some(stores) = &stores {
             stores.take(&invitation).await?;
         }
-        plan.write()?;
+        plan.write(how.data_dir.is_some())?;
         std::fs::remove_file(key_file).map_err(|error| {
             format!("{}: {}", key_file.display(), fula_core::error::io_text(&error))
         })?;
     }
+    // The process that is started opens them itself.
+    drop(stores);
     let files: Vec<String> = plan.files().map(|file| file.display().to_string()).collect();
     if how.json {
         say!(
@@ -86,12 +95,17 @@ async fn carry_out(role: Role, how: &JoinHow, key_file: &PathBuf) -> Result<bool
         );
     } else if is_done {
         say!("Wrote {}.", files.join(", "));
-        say!("Start it as a service: {}", plan.start_service());
-        say!("Or without systemd: {}", plan.start());
+        if !how.start {
+            say!("Start it as a service: {}", plan.start_service());
+            say!("Or without systemd: {}", plan.start());
+        }
     } else if is_well {
         say!("Would write {}. Nothing was changed.", files.join(", "));
     } else {
-        note!("fula: nothing was changed: mend the problems, and run the command again");
+        note!("fula: nothing was changed: fix the problems, and run the command again");
+    }
+    if is_done && how.start {
+        start::start(&plan).await?;
     }
     Ok(is_well)
 }

@@ -172,7 +172,7 @@ impl Recovery {
         bucket: &BucketAddress,
         claims: &[RecoveryClaim],
     ) -> Result<(), ServiceError> {
-        tracing::error!(%bucket, "the bucket is forked and sealed; run `fula roots merge`");
+        tracing::error!(%bucket, "the bucket is forked and quarantined; run `fula roots merge`");
         let name = format!("fork/{bucket}");
         let entry = self.metadata.read(Table::Recovery, &name).await?;
         let version = entry.map_or(0, |entry| entry.version);

@@ -40,6 +40,8 @@ pub struct MasterInfo {
     pub address: String,
     /// Version of the program.
     pub version: String,
+    /// Fingerprints of the lines of its key file. Earlier versions do not tell.
+    pub secrets_keys: Vec<String>,
 }
 
 /// A master's record in the arbiter. Earlier versions wrote an empty one.
@@ -102,11 +104,12 @@ impl Recovery {
     /// [`ServiceError::Unavailable`].
     pub async fn introduce(&self, info: MasterInfo) -> Result<(), ServiceError> {
         let bounded = |text: String| text.chars().take(TEXT_MAX).collect();
-        let MasterInfo { host, address, version } = info;
+        let MasterInfo { host, address, version, secrets_keys } = info;
         *self.info.lock() = MasterInfo {
             host: bounded(host),
             address: bounded(address),
             version: bounded(version),
+            secrets_keys,
         };
         self.beat().await
     }

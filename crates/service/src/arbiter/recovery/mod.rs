@@ -64,7 +64,7 @@ pub struct Status {
     pub alarm: Option<String>,
     /// Known masters, and whether each has posted its claims.
     pub masters: BTreeMap<String, bool>,
-    /// Buckets that are sealed as forks, with their claims.
+    /// Buckets that are quarantined as forks, with their claims.
     pub forks: BTreeMap<String, Vec<RecoveryClaim>>,
     /// Buckets that the last recovery healed.
     pub healed: Vec<String>,
@@ -296,7 +296,7 @@ impl Recovery {
         records(self.metadata.as_ref(), Table::Recovery, prefix).await
     }
 
-    /// Returns the buckets that are sealed as forks.
+    /// Returns the buckets that are quarantined as forks.
     async fn forked(&self) -> Result<BTreeSet<BucketAddress>, ServiceError> {
         let forks = self.records("fork/").await?;
         Ok(forks.iter().filter_map(|(name, _)| name.strip_prefix("fork/")?.parse().ok()).collect())

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use async_trait::async_trait;
 use fula_core::{
     StoreError, WriterId,
@@ -5,12 +7,12 @@ use fula_core::{
     metadata::WriteOutcome,
     tree::Nodes,
 };
-use fula_identity::Policy;
+use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 
 use super::*;
 use crate::{
     arbiter::RollbackGuard,
-    auth::{AuthError, Authenticator, KeyRing, Revocations, Revoked, SealingKey},
+    auth::{AuthError, Authenticator, KeyRing, Revocations, Revoked, SealingKey, Signed},
     limits::Limits,
 };
 
@@ -20,6 +22,16 @@ async fn master(log: &Arc<MemoryMetadata>, disk: &Arc<MemoryMetadata>) -> Authen
 }
 
 async fn master_on(metadata: Arc<dyn MetadataStore>, disk: &Arc<MemoryMetadata>) -> Authenticator {
+    master_at(metadata, disk, &Arc::new(AtomicU64::new(1000))).await
+}
+
+/// Returns a master whose clock shows `now`, in seconds since 1970.
+async fn master_at(
+    metadata: Arc<dyn MetadataStore>,
+    disk: &Arc<MemoryMetadata>,
+    now: &Arc<AtomicU64>,
+) -> Authenticator {
+    let now = Arc::clone(now);
     let disk: Arc<dyn MetadataStore> = Arc::clone(disk) as _;
     let nodes = Arc::new(Nodes::new(Arc::new(MemoryBlocks::default()), 1 << 20));
     let (guard, writer) = (RollbackGuard::new(None, true), WriterId([1; 16]));
@@ -30,8 +42,9 @@ async fn master_on(metadata: Arc<dyn MetadataStore>, disk: &Arc<MemoryMetadata>)
     let keys = KeyRing::new(Arc::clone(&metadata), sealing, crate::system_random(), fresh);
     let keys = keys.remembered_on(Arc::clone(&disk), arbiter);
     let revocations = Revocations::open(metadata, Some(disk)).await.unwrap();
-    let master = Authenticator::new(keys, revocations, Arc::new(|| 1_000_000));
-    master.set_policy(Policy::default());
+    let master =
+        Authenticator::new(keys, revocations, Arc::new(move || now.load(Ordering::SeqCst) * 1000));
+    master.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
     master
 }
 
@@ -56,10 +69,10 @@ async fn what_a_restored_arbiter_lacks_is_in_doubt_and_written_again() {
     log.restore(backup);
     // The key works on the master that made it, on one that only copied it, and after a restart.
     for master in [&one, &two, &master(&log, &disks[1]).await] {
-        assert!(is_doubtful(&master.secret_of(&late.id).await));
-        let unknown = master.secret_of(&deleted.id).await;
+        assert!(is_doubtful(&master.secret_of(&late.id, None).await));
+        let unknown = master.secret_of(&deleted.id, None).await;
         assert!(is_doubtful(&unknown) || matches!(unknown, Err(AuthError::UnknownKey)));
-        assert!(matches!(master.secret_of("FULANOBODY").await, Err(AuthError::UnknownKey)));
+        assert!(matches!(master.secret_of("FULANOBODY", None).await, Err(AuthError::UnknownKey)));
     }
     two.revocations().look().await.unwrap();
     one.revocations().look().await.unwrap();
@@ -67,8 +80,8 @@ async fn what_a_restored_arbiter_lacks_is_in_doubt_and_written_again() {
     two.look_at_keys().await.unwrap();
     let again = master(&log, &Arc::default()).await;
     for master in [&one, &two, &again] {
-        assert_eq!(master.secret_of(&late.id).await.unwrap().expose(), secret.expose());
-        master.secret_of(&early.id).await.unwrap();
+        assert_eq!(master.secret_of(&late.id, None).await.unwrap().expose(), secret.expose());
+        master.secret_of(&early.id, None).await.unwrap();
     }
     one.look_at_keys().await.unwrap();
     let listed = one.keys().list(None).await.unwrap();
@@ -121,14 +134,14 @@ async fn a_secret_that_may_change_never_comes_back_from_memory() {
     let three = master(&log, &disks[2]).await;
     for master in [&three, &one, &two, &three] {
         master.look_at_keys().await.unwrap();
-        assert_eq!(master.secret_of(id).await.unwrap().expose(), "secret-of-now");
+        assert_eq!(master.secret_of(id, None).await.unwrap().expose(), "secret-of-now");
     }
     // The key is not restored where the arbiter lost it: no master can tell which secret is the newest.
     log.restore(backup);
     for disk in &disks {
         let master = master(&log, disk).await;
         master.look_at_keys().await.unwrap();
-        assert!(matches!(master.secret_of(id).await, Err(AuthError::UnknownKey)));
+        assert!(matches!(master.secret_of(id, None).await, Err(AuthError::UnknownKey)));
     }
 }
 
@@ -167,7 +180,7 @@ async fn who_comes_second_with_a_lost_key_forgets_nothing() {
     }
     log.restore(backup);
     two.look_at_keys().await.unwrap();
-    assert!(two.secret_of(&info.id).await.is_ok(), "the second has forgotten it");
+    assert!(two.secret_of(&info.id, None).await.is_ok(), "the second has forgotten it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,14 +199,14 @@ async fn a_lost_key_that_is_asked_for_comes_back_at_once_and_no_page_waits() {
     // The first look, which is at the first page, is over.
     tokio::time::sleep(LOOK / 2).await;
     let last = ids.last().unwrap();
-    assert!(is_doubtful(&one.secret_of(last).await));
+    assert!(is_doubtful(&one.secret_of(last, None).await));
     tokio::time::sleep(LOOK / 10).await;
-    assert!(one.secret_of(last).await.is_ok(), "it waits for its page");
+    assert!(one.secret_of(last, None).await.is_ok(), "it waits for its page");
     // Requests come more often than pages are compared.
     log.restore(backup);
     for _ in 0..50 {
         one.keys().records().forget(Table::Keys, last);
-        let _ = one.secret_of(last).await;
+        let _ = one.secret_of(last, None).await;
         log.write(Table::Keys, last, 1, None).await.unwrap();
         tokio::time::sleep(LOOK / 10).await;
     }
@@ -218,9 +231,9 @@ async fn a_record_that_cannot_be_used_is_passed_over() {
     disk.write(Table::RememberedKeys, damaged, 1, Some("garbage".into())).await.unwrap();
     log.restore(backup);
     one.look_at_keys().await.unwrap();
-    assert!(matches!(one.secret_of(damaged).await, Err(AuthError::UnknownKey)));
+    assert!(matches!(one.secret_of(damaged, None).await, Err(AuthError::UnknownKey)));
     for id in ids.iter().skip(1) {
-        assert!(one.secret_of(id).await.is_ok());
+        assert!(one.secret_of(id, None).await.is_ok());
     }
     // Garbage in the arbiter does not replace a copy either.
     let last = ids.last().unwrap();
@@ -246,7 +259,7 @@ async fn a_key_that_fails_ends_the_look_and_the_next_goes_on_after_it() {
     two.look_at_keys().await.unwrap();
     two.look_at_keys().await.unwrap();
     for id in ids.iter().skip(1) {
-        assert!(two.secret_of(id).await.is_ok());
+        assert!(two.secret_of(id, None).await.is_ok());
     }
 }
 
@@ -285,4 +298,63 @@ impl MetadataStore for Failing {
     ) -> Result<Vec<(String, Entry)>, StoreError> {
         self.log.list(table, after, limit).await
     }
+}
+
+#[tokio::test]
+async fn a_session_that_the_arbiter_lost_is_found_by_its_token() {
+    let (log, now) = (Arc::new(MemoryMetadata::default()), Arc::new(AtomicU64::new(1000)));
+    let disks = [(); 3].map(|()| Arc::new(MemoryMetadata::default()));
+    let start = async |disk: usize| {
+        let master = master_at(Arc::clone(&log) as _, &disks[disk], &now).await;
+        master.look_at_keys().await.unwrap();
+        master
+    };
+    let [one, two] = [start(0).await, start(1).await];
+    let backup = log.backup();
+    now.fetch_add(10, Ordering::SeqCst);
+    let key = WalletKey::new(&[3; 32]).unwrap();
+    let claims = Claims { wallet: key.address(), iat: 1000, exp: 80_000, v2: None };
+    let verified = one.inspect(&wallet_token::mint(&key, &claims)).unwrap();
+    let kept = one.begin_session(&verified, 900).await.unwrap();
+    let revoked = one.begin_session(&verified, 900).await.unwrap();
+    one.revoke(Revoked::Key(revoked.id.clone())).await.unwrap();
+    two.revocations().look().await.unwrap();
+    now.fetch_add(10, Ordering::SeqCst);
+    log.restore(backup);
+
+    let signed = |access_key, token| Signed {
+        access_key,
+        session_token: Some(token),
+        url_expires: None,
+        is_private: false,
+    };
+    let (id, token) = (kept.id.as_str(), kept.token.expose());
+    // This one was not there when the session began, so the session may have been revoked.
+    let late = start(2).await;
+    assert!(matches!(late.secret_of(id, Some(token)).await, Err(AuthError::UnknownKey)));
+    assert!(matches!(two.secret_of(id, None).await, Err(AuthError::UnknownKey)));
+    for wrong in ["x", &token[1..], &token[..token.len() - 2], revoked.token.expose()] {
+        assert!(matches!(one.secret_of(id, Some(wrong)).await, Err(AuthError::UnknownKey)));
+    }
+    let [one, two] = [start(0).await, start(1).await];
+    for master in [&two, &one] {
+        let secret = master.secret_of(id, Some(token)).await.unwrap();
+        assert_eq!(secret.expose(), kept.secret.expose());
+        assert_eq!(master.admit(signed(id, token)).await.unwrap().identity, verified.identity);
+        let refused = master.admit(signed(&revoked.id, revoked.token.expose())).await;
+        assert!(matches!(refused, Err(AuthError::Revoked)), "{refused:?}");
+    }
+    // It is in the arbiter again, so every master accepts it, and it counts.
+    start(2).await.admit(signed(id, token)).await.unwrap();
+    now.store(1010 + 900, Ordering::SeqCst);
+    assert!(matches!(two.admit(signed(id, token)).await, Err(AuthError::SessionExpired)));
+    // It is found in a slot that another session has taken, too.
+    now.store(1020, Ordering::SeqCst);
+    let slot = &id[4..22];
+    let record = log.read(Table::Sessions, slot).await.unwrap().unwrap();
+    let other = String::from_utf8(record.value.unwrap().to_vec()).unwrap().replace("FULT", "FULU");
+    log.write(Table::Sessions, slot, record.version, Some(other.clone().into())).await.unwrap();
+    start(1).await.admit(signed(id, token)).await.unwrap();
+    let record = log.read(Table::Sessions, slot).await.unwrap().unwrap();
+    assert_eq!(record.value.unwrap(), other, "the other session keeps the slot");
 }

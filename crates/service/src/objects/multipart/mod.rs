@@ -223,7 +223,7 @@ impl Service {
     ) -> Result<BegunUpload, ServiceError> {
         let CreateUploadRequest { key, facts, checksum } = request;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
-        let acl = facts.acl.clone();
+        let acl = self.acl_of_write(caller, &head, facts.acl.as_ref()).await?;
         let cipher = self.cipher_for(caller, &head.root, facts.encrypt).await?;
         let (maps, blocks) = facts.attach()?;
         let now = self.before_write(caller, "arbiter", self.arbiter().now()).await?;

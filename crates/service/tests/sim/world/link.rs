@@ -104,6 +104,17 @@ impl Link {
         Ok(())
     }
 
+    /// Puts the blocks that are not there.
+    async fn put_only_new(&self, blocks: &[Block], epoch: Epoch) -> Result<SyncMark, StoreError> {
+        let mut new = Vec::new();
+        for block in blocks {
+            if self.world.blocks.get(&block.cid()).await?.is_none() {
+                new.push(block.clone());
+            }
+        }
+        self.world.blocks.put_under(&new, epoch)
+    }
+
     /// Carries out a swap some time later.
     fn later(&self, swap: &Swap) {
         let (world, swap) = (Arc::clone(&self.world), swap.clone());
@@ -201,6 +212,9 @@ impl BlockStore for Link {
             // A put takes the generation that its master knows when it begins.
             let epoch = self.epoch();
             self.step("has put blocks").await;
+            if self.world.faults.puts_only_new {
+                return self.put_only_new(blocks, epoch).await;
+            }
             return self.world.blocks.put_under(blocks, epoch);
         }
         self.world.blocks.put(blocks, placement).await

@@ -1,0 +1,209 @@
+//! Many small files in few requests: commits of independent changes (ADR 0057).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fula_seal::VaultPath;
+use futures::{StreamExt, stream};
+
+use super::{BODY_TYPE, Condition, Vault, VaultPutOptions, body};
+use crate::{
+    batch::{BODY_MAX, Batch, BatchPut, CHANGES_MAX, Independent},
+    error::{Error, Result},
+    meta::Version,
+    send::Meter,
+    source::{Reader, Source},
+};
+
+/// Largest file in bytes that [`Vault::put_small`] takes: with its padding and its end, it fits into a commit.
+pub const SMALL_MAX: u64 = 800_000;
+/// Most bytes of files in one call, so that the request stays below the limit of servers.
+pub const SMALL_BYTES_MAX: u64 = 8 << 20;
+/// Files that are read at a time.
+const READS: usize = 8;
+/// Deletions in flight, on servers that take no commits.
+const DELETIONS: usize = 16;
+
+/// A small file to be written.
+#[derive(Debug)]
+pub struct SmallFile {
+    /// Path.
+    pub path: VaultPath,
+    /// Content.
+    pub source: Source,
+    /// Time of the last change, in nanoseconds since 1970.
+    pub modified: Option<u64>,
+    /// Headers and metadata of S3 by name. They are sealed.
+    pub entries: BTreeMap<String, String>,
+    /// What must hold: there is no file, or it has the entity tag of a listing.
+    pub condition: Condition,
+}
+
+/// A file that is sealed, as a change of a commit has it.
+struct Change {
+    key: String,
+    body: Bytes,
+    metadata: BTreeMap<String, String>,
+    condition: Condition,
+    /// Clock of the path, once the server has carried the change out.
+    clock: (fula_seal::SealedKey, u64),
+    /// Length of the content.
+    size: u64,
+}
+
+impl Vault {
+    /// Writes small files with one request, each by itself. The result has one for each file, in their order.
+    ///
+    /// Their conditions come from a listing, so no file is looked up. The highest clock of each path is that which
+    /// the listing showed, and a write is refused if someone else was first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] from servers other than Fula: write the files one by one. [`Error::Invalid`] for
+    /// too many or too much. Then no file was written. Of one file: [`Error::Exists`], [`Error::Changed`], and
+    /// [`Error::Invalid`] for one that is not small or has no condition.
+    pub async fn put_small(
+        &self,
+        files: Vec<SmallFile>,
+        meter: Option<Meter>,
+    ) -> Result<Vec<Result<Version>>> {
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        if files.len() > CHANGES_MAX {
+            return Err(Error::Invalid(format!("one request writes at most {CHANGES_MAX} files")));
+        }
+        let changes = stream::iter(files).map(|file| self.sealed_change(file));
+        let changes: Vec<Result<Change>> = changes.buffered(READS).collect().await;
+        let sealed: u64 = changes.iter().flatten().map(|change| change.size).sum();
+        if sealed > SMALL_BYTES_MAX {
+            let text = format!("one request writes at most {SMALL_BYTES_MAX} bytes of files");
+            return Err(Error::Invalid(text));
+        }
+        let batch = changes
+            .iter()
+            .flatten()
+            .fold(self.0.place.bucket.batch(), |batch, change| batch.put(&change.key, put(change)));
+        let sent = if batch.is_empty() {
+            Independent { version: None, results: Vec::new() }
+        } else {
+            self.each(batch).await?
+        };
+        let (mut etags, mut clocks) = (sent.results.into_iter(), Vec::new());
+        let results = changes.into_iter().map(|change| {
+            let change = change?;
+            let etag = etags.next().unwrap_or(Err(Error::Canceled))?.unwrap_or_default();
+            clocks.push(change.clock);
+            if let Some(meter) = &meter {
+                meter.add(change.size);
+            }
+            Ok(Version { etag, bucket: sent.version })
+        });
+        let results = results.collect();
+        self.0.state.lock().remember(&clocks)?;
+        self.settle().await?;
+        Ok(results)
+    }
+
+    /// Reads and seals a file.
+    async fn sealed_change(&self, file: SmallFile) -> Result<Change> {
+        let what = || format!("the file in {}", self.place());
+        if file.condition == Condition::None {
+            return Err(Error::Invalid(format!("{}: it has no condition", what())));
+        }
+        let mut reader = Reader::open(file.source).await?;
+        let max = usize::try_from(SMALL_MAX).unwrap_or(usize::MAX);
+        let content = reader.read(max + 1).await?;
+        reader.check_unchanged().await?;
+        if content.len() > max || reader.len.is_some_and(|len| len != content.len() as u64) {
+            return Err(Error::Invalid(format!("{}: it is not small", what())));
+        }
+        let (vault, size) = (self.clone(), content.len() as u64);
+        let options = VaultPutOptions {
+            modified: file.modified,
+            entries: file.entries,
+            ..VaultPutOptions::default()
+        };
+        let sealed = tokio::task::spawn_blocking(move || {
+            let current = vault.current();
+            let plan = vault.plan(&current, &file.path, size, &options, None)?;
+            let body = body::seal_whole(plan.body, content)?.into();
+            let key = vault.0.place.key(plan.key);
+            let clock = (plan.key, plan.clock);
+            Ok(Change {
+                key,
+                body,
+                metadata: plan.metadata,
+                condition: file.condition,
+                clock,
+                size,
+            })
+        });
+        sealed.await.map_err(|error| Error::io("sealing")(std::io::Error::other(error)))?
+    }
+
+    /// Sends changes that count each for itself.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] from servers other than Fula, and as for every request.
+    async fn each(&self, batch: Batch) -> Result<Independent> {
+        // Keys of objects tell a reader nothing.
+        let batch = batch.shown_as(format!("the file in {}", self.place()));
+        match batch.each().await {
+            Err(Error::Http { status: 400 | 405 | 501, .. } | Error::Invalid(_)) => {
+                Err(Error::Unsupported("POST ?fula-commit in dag-cbor".to_owned()))
+            }
+            done => done,
+        }
+    }
+
+    /// Deletes up to [`CHANGES_MAX`] files with one request, each by itself and in the version of a listing. The
+    /// result has one for each file, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for too many files. Then, and if nothing is known of the single files, as for every
+    /// request. Of one file: [`Error::Changed`] if another device wrote or deleted it meanwhile.
+    pub async fn delete_many(&self, files: &[(VaultPath, String)]) -> Result<Vec<Result<()>>> {
+        if files.len() > CHANGES_MAX {
+            return Err(Error::Invalid(format!("one request deletes at most {CHANGES_MAX} files")));
+        }
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (current, bucket) = (self.current(), &self.0.place.bucket);
+        let batch = files.iter().fold(bucket.batch(), |batch, (path, etag)| {
+            let key = current.keyring.keys().sealed_key(path);
+            batch.delete(&self.0.place.key(key), Some(etag))
+        });
+        match self.each(batch).await {
+            Ok(done) => Ok(done.results.into_iter().map(|result| result.map(drop)).collect()),
+            // Not a Fula gateway.
+            Err(Error::Unsupported(_)) => {
+                let files = stream::iter(files).map(|(path, etag)| async move {
+                    self.delete(path, Condition::Version(etag.clone())).await.map(drop)
+                });
+                Ok(files.buffered(DELETIONS).collect().await)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Returns a sealed file as a change of a commit.
+fn put(change: &Change) -> BatchPut {
+    let if_match = match &change.condition {
+        Condition::Version(etag) => Some(etag.clone()),
+        Condition::None | Condition::Absent => None,
+    };
+    BatchPut {
+        body: change.body.clone(),
+        content_type: Some(BODY_TYPE.to_owned()),
+        metadata: change.metadata.clone(),
+        if_absent: if_match.is_none(),
+        if_match,
+    }
+}
+
+const _: () = assert!(
+    SMALL_MAX + SMALL_MAX / 8 + (66 << 10) < BODY_MAX as u64,
+    "padding, metadata and the end of the body fit, too"
+);
