@@ -48,7 +48,7 @@ deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
 scripts: circles prose ## Circles of files, rules of docs/style.md, and tests of the scripts in tools/
-	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py tools/test_baseline.py
+	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py tools/test_baseline.py tools/test_release_notes.py
 
 circles: ## Lists circles of files, and fails when there are any
 	tools/circles
