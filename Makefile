@@ -16,7 +16,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill upgrade control crash fuzz bench soak tools ipfs static deb package image
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill upgrade control crash fuzz bench soak tools ipfs static deb package image site
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -48,7 +48,7 @@ deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
 scripts: circles prose ## Circles of files, rules of docs/style.md, and tests of the scripts in tools/
-	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py tools/test_baseline.py
+	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py tools/test_baseline.py tools/test_release_notes.py
 
 circles: ## Lists circles of files, and fails when there are any
 	tools/circles
@@ -77,6 +77,15 @@ IMAGE_BUILDER = $(shell command -v buildah || command -v podman || command -v do
 image: ## Builds the container image fula, with buildah, podman or docker
 	$(IMAGE_BUILDER) build $(if $(findstring docker,$(IMAGE_BUILDER)),,--format docker) \
 	  --build-arg FULA_COMMIT=$(shell git rev-parse HEAD) -t fula .
+
+SITE_VENV = target/site-venv
+site: $(SITE_VENV)/installed ## Builds the documents as a site, in target/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/mkdocs build --strict
+$(SITE_VENV)/installed: docs/requirements.txt
+	rm -rf $(SITE_VENV)
+	python3 -m venv $(SITE_VENV)
+	$(SITE_VENV)/bin/pip install -q --disable-pip-version-check -r docs/requirements.txt
+	touch $@
 
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name replays one with its trace
 	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test --workspace --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEED),--test-threads=1) $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
@@ -147,7 +156,7 @@ clients: tools ipfs bins ## Stock S3 clients and the commands of the documents a
 	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.
-tools: $(VENV)/installed
+tools: $(VENV)/installed $(SITE_VENV)/installed
 $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum tests/clients/java/pom.xml tests/clients/rust/Cargo.lock
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ls /usr/sbin/pgbouncer >/dev/null 2>&1 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }

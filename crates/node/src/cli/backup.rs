@@ -76,7 +76,7 @@ pub(crate) enum BackupCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write the key that encrypts the access keys to a new file, mode 0600; the backup must have it
+    /// Write the key that encrypts the access keys to a new file, mode 0600; the backup must contain the key
     SecretsKey {
         #[command(flatten)]
         place: PlaceArgs,

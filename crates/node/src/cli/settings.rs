@@ -241,7 +241,7 @@ pub(crate) struct AuthSettings {
     #[arg(long, env = "FULA_EIP712_AUTH", help_heading = SHARED, value_name = "on|off", value_parser = switch,
         action = Set, default_value = "off")]
     pub(crate) eip712_auth: bool,
-    /// Whether wallet tokens of version 1 are accepted, which name no audience. Turn it off once all
+    /// Whether wallet tokens of version 1, which name no audience, are accepted. Turn it off once all
     /// clients send version 2
     #[arg(long, env = "FULA_EIP712_V1", help_heading = SHARED, value_name = "on|off", value_parser = switch,
         action = Set, default_value = "on")]

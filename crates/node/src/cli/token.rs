@@ -90,10 +90,10 @@ pub(crate) struct ClaimArgs {
 pub(crate) enum TokenOutput {
     /// The token itself, for `Authorization: Bearer` and `AWS_WEB_IDENTITY_TOKEN_FILE`
     Bearer,
-    /// Lines for a shell that set an access key, for tools that take nothing else; it grants what the token
-    /// grants
+    /// Lines for a shell that set an access key, for tools that take nothing else; the key grants what the
+    /// token grants
     Env,
-    /// JSON as `credential_process` of an AWS configuration expects it; it grants what the token grants
+    /// JSON as `credential_process` of an AWS configuration expects it; the key grants what the token grants
     #[value(name = "credential_process")]
     CredentialProcess,
 }

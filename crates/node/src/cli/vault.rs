@@ -239,7 +239,7 @@ pub(crate) struct VaultUnshareArgs {
     /// Name of the vault on this device
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
-    /// The link, with or without what stands behind its `#`
+    /// The link, with or without the part behind its `#`
     #[arg(value_name = "LINK")]
     pub(crate) link: String,
     #[command(flatten)]
