@@ -134,7 +134,11 @@ async fn read_all(files: Vec<FilePut>) -> (Vec<FilePut>, Vec<Result<Option<Bytes
     }
 }
 
-fn read(path: &Path, max: usize) -> Result<Option<Bytes>> {
+/// Reads a file. Returns `None` if it is longer than `max` bytes, or no regular file.
+///
+/// # Errors
+/// [`Error::Damaged`] for a file that changes meanwhile.
+pub(crate) fn read(path: &Path, max: usize) -> Result<Option<Bytes>> {
     let what = || path.display().to_string();
     let mut file = fs::File::open(path).map_err(|error| Error::io(what())(error))?;
     let before = file.metadata().map_err(|error| Error::io(what())(error))?;
@@ -142,7 +146,8 @@ fn read(path: &Path, max: usize) -> Result<Option<Bytes>> {
     if !before.is_file() || before.len() > max as u64 {
         return Ok(None);
     }
-    let (mut body, limit) = (Vec::new(), before.len() + 1);
+    let limit = before.len() + 1;
+    let mut body = Vec::with_capacity(usize::try_from(limit).unwrap_or_default());
     file.by_ref().take(limit).read_to_end(&mut body).map_err(|error| Error::io(what())(error))?;
     let after = fs::metadata(path).map_err(|error| Error::io(what())(error))?;
     let is_same = after.len() == before.len() && after.modified().ok() == before.modified().ok();

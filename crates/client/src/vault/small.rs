@@ -10,6 +10,7 @@ use super::{BODY_TYPE, Condition, Vault, VaultPutOptions, body};
 use crate::{
     batch::{BODY_MAX, Batch, BatchPut, CHANGES_MAX, Independent},
     error::{Error, Result},
+    many,
     meta::Version,
     send::Meter,
     source::{Reader, Source},
@@ -19,8 +20,9 @@ use crate::{
 pub const SMALL_MAX: u64 = 800_000;
 /// Most bytes of files in one call, so that the request stays below the limit of servers.
 pub const SMALL_BYTES_MAX: u64 = 8 << 20;
-/// Files that are read at a time.
-const READS: usize = 8;
+/// Files that one task reads and seals, and tasks of a request at a time.
+const SEALED_TOGETHER: usize = 32;
+const TASKS: usize = 8;
 /// Deletions in flight, on servers that take no commits.
 const DELETIONS: usize = 16;
 
@@ -72,8 +74,9 @@ impl Vault {
         if files.len() > CHANGES_MAX {
             return Err(Error::Invalid(format!("one request writes at most {CHANGES_MAX} files")));
         }
-        let changes = stream::iter(files).map(|file| self.sealed_change(file));
-        let changes: Vec<Result<Change>> = changes.buffered(READS).collect().await;
+        let together = stream::iter(files).chunks(SEALED_TOGETHER);
+        let changes = together.map(|files| self.sealed_changes(files)).buffered(TASKS);
+        let changes: Vec<Result<Change>> = changes.map(stream::iter).flatten().collect().await;
         let sealed: u64 = changes.iter().flatten().map(|change| change.size).sum();
         if sealed > SMALL_BYTES_MAX {
             let text = format!("one request writes at most {SMALL_BYTES_MAX} bytes of files");
@@ -104,41 +107,55 @@ impl Vault {
         Ok(results)
     }
 
-    /// Reads and seals a file.
-    async fn sealed_change(&self, file: SmallFile) -> Result<Change> {
-        let what = || format!("the file in {}", self.place());
+    /// Reads and seals files. One task has several of them, because handing a task over takes as long as to seal a
+    /// small file.
+    async fn sealed_changes(&self, files: Vec<SmallFile>) -> Vec<Result<Change>> {
+        let sources = stream::iter(files).then(|mut file| async move {
+            file.source = match file.source {
+                source @ Source::Stream { .. } => Source::Bytes(whole(source).await?),
+                source => source,
+            };
+            Ok(file)
+        });
+        let files: Vec<Result<SmallFile>> = sources.collect().await;
+        let vault = self.clone();
+        let sealing = tokio::task::spawn_blocking(move || {
+            files.into_iter().map(|file| vault.sealed_change(file?)).collect()
+        });
+        match sealing.await {
+            Ok(changes) => changes,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn sealed_change(&self, file: SmallFile) -> Result<Change> {
+        let invalid = |why| Error::Invalid(format!("the file in {}: {why}", self.place()));
         if file.condition == Condition::None {
-            return Err(Error::Invalid(format!("{}: it has no condition", what())));
+            return Err(invalid("it has no condition"));
         }
-        let mut reader = Reader::open(file.source).await?;
-        let max = usize::try_from(SMALL_MAX).unwrap_or(usize::MAX);
-        let content = reader.read(max + 1).await?;
-        reader.check_unchanged().await?;
-        if content.len() > max || reader.len.is_some_and(|len| len != content.len() as u64) {
-            return Err(Error::Invalid(format!("{}: it is not small", what())));
-        }
-        let (vault, size) = (self.clone(), content.len() as u64);
+        let content = match file.source {
+            Source::Bytes(bytes) => Some(bytes),
+            Source::File(path) => many::read(&path, max())?,
+            Source::Stream { .. } => None,
+        };
+        let content = content.filter(|content| content.len() <= max());
+        let content = content.ok_or_else(|| invalid("it is not small"))?;
+        let size = content.len() as u64;
         let options = VaultPutOptions {
             modified: file.modified,
             entries: file.entries,
             ..VaultPutOptions::default()
         };
-        let sealed = tokio::task::spawn_blocking(move || {
-            let current = vault.current();
-            let plan = vault.plan(&current, &file.path, size, &options, None)?;
-            let body = body::seal_whole(plan.body, content)?.into();
-            let key = vault.0.place.key(plan.key);
-            let clock = (plan.key, plan.clock);
-            Ok(Change {
-                key,
-                body,
-                metadata: plan.metadata,
-                condition: file.condition,
-                clock,
-                size,
-            })
-        });
-        sealed.await.map_err(|error| Error::io("sealing")(std::io::Error::other(error)))?
+        let current = self.current();
+        let plan = self.plan(&current, &file.path, size, &options, None)?;
+        Ok(Change {
+            body: body::seal_whole(plan.body, content)?.into(),
+            key: self.0.place.key(plan.key),
+            metadata: plan.metadata,
+            condition: file.condition,
+            clock: (plan.key, plan.clock),
+            size,
+        })
     }
 
     /// Sends changes that count each for itself.
@@ -186,6 +203,16 @@ impl Vault {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Returns the longest content in bytes.
+fn max() -> usize {
+    usize::try_from(SMALL_MAX).unwrap_or(usize::MAX)
+}
+
+/// Reads a stream, up to one byte more than the longest content.
+async fn whole(source: Source) -> Result<Bytes> {
+    Reader::open(source).await?.read(max() + 1).await
 }
 
 /// Returns a sealed file as a change of a commit.
