@@ -9,6 +9,7 @@ use fula_client::{
 use futures::{StreamExt, stream};
 
 use super::{
+    names::normal,
     place::{At, text_of},
     single::named,
 };
@@ -62,7 +63,7 @@ async fn remove(args: RmArgs) -> Result<ExitCode> {
     let mut taken = Vec::new();
     for entry in listing.entries {
         match text_of(&entry.path) {
-            Ok(path) if !filter.takes(path.strip_prefix(&folder).unwrap_or(path)) => {}
+            Ok(path) if !filter.takes(&normal(path.strip_prefix(&folder).unwrap_or(path))) => {}
             Ok(_) => taken.push(entry),
             Err(error) => report.failed(&at.to_string(), &error),
         }
