@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+import seal_links
 import seal_oracle as seal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -114,5 +115,34 @@ def test_what_must_be_refused_is_refused_with_the_same_error(vector):
     assert refused.value.kind == vector["error"], refused.value.args
 
 
+def open_link(vector):
+    objects = {key: bytes.fromhex(body) for key, body in vector["objects"].items()}
+    return seal_links.open_link(vector["link"], vector["s3_key"], objects)
+
+
+@pytest.mark.parametrize("vector", by_case([vector for vector in load("links") if not vector["error"]]))
+def test_a_link_opens_what_it_leads_to_without_the_keys_of_the_vault(vector):
+    link, files = open_link(vector)
+    assert (link["kind"], link["name"], link["key"].hex()) == (vector["kind"], vector["name"], vector["file_key"])
+    assert link["modified"] == (vector["modified"] and int(vector["modified"]))
+    of = lambda file: (file["path"] and bytes.fromhex(file["path"]), bytes.fromhex(file["content"]))
+    assert [(file["path"], file["content"]) for file in files] == [of(file) for file in vector["files"]]
+    if link["kind"] == "folder":
+        assert [file["modified"] for file in files] == [int(file["modified"]) for file in vector["files"]]
+    # The text of the link is the one that these fields give.
+    assert seal_links.link_text(link) == vector["link"]
+    # A member of the vault sees what it is.
+    _, metadata, _ = seal.open_body(keys_of(vector["keys"]), bytes.fromhex(vector["objects"][vector["s3_key"]]))
+    assert metadata[3] == {"fula-share": vector["kind"]}
+
+
+@pytest.mark.parametrize("vector", by_case([vector for vector in load("links") if vector["error"]]))
+def test_a_link_that_must_be_refused_is_refused_with_the_same_error(vector):
+    with pytest.raises(seal.Refused) as refused:
+        open_link(vector)
+    assert refused.value.kind == vector["error"], refused.value.args
+
+
 def test_there_are_enough_vectors_that_must_fail():
     assert len(load("refused")) >= 30
+    assert len([vector for vector in load("links") if vector["error"]]) >= 30

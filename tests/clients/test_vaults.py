@@ -2,50 +2,11 @@
 
 import json
 import os
-import subprocess
+import threading
 
-import pytest
-from conftest import FULA
-
-
-class Machine:
-    """A home directory that stands for a machine, and a gateway."""
-
-    def __init__(self, gateway, home):
-        self.gateway, self.home = gateway, home
-        home.mkdir()
-        key = gateway.credentials()
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(home), "AWS_ENDPOINT_URL": gateway.url,
-                    "AWS_ACCESS_KEY_ID": key[0], "AWS_SECRET_ACCESS_KEY": key[1]}
-
-    def fula(self, *args, check=True, input=None):
-        done = subprocess.run([FULA, *map(str, args)], cwd=self.home, capture_output=True, timeout=120, env=self.env,
-                              input=input)
-        assert not check or done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
-        return done
-
-    def start(self, *args):
-        return subprocess.Popen([FULA, *args], cwd=self.home, env=self.env, stdout=subprocess.PIPE)
-
-    def text(self, *args):
-        return self.fula(*args).stdout.decode()
-
-    def rows(self, *args):
-        return [json.loads(line) for line in self.text(*args).splitlines()]
-
-    def everything(self):
-        return b"".join(str(path.relative_to(self.home)).encode() + (path.read_bytes() if path.is_file() else b"")
-                        for path in (self.home / ".config").rglob("*"))
-
-
-@pytest.fixture
-def machines(gateway, tmp_path):
-    client = gateway.client()
-    client.create_bucket(Bucket="sealed")
-    yield [Machine(gateway, tmp_path / name) for name in ("one", "two")]
-    while entries := client.list_objects_v2(Bucket="sealed").get("Contents", []):
-        client.delete_objects(Bucket="sealed", Delete={"Objects": [{"Key": entry["Key"]} for entry in entries]})
-    client.delete_bucket(Bucket="sealed")
+from between import Between
+from test_cli import Requests
+from vault_machines import Machine, machines  # noqa: F401
 
 
 def stored(gateway):
@@ -54,7 +15,7 @@ def stored(gateway):
     return {entry["Key"]: client.get_object(Bucket="sealed", Key=entry["Key"]) for entry in listed}
 
 
-def test_two_machines_share_a_vault_and_the_server_learns_nothing(gateway, machines):
+def test_two_machines_share_a_vault_and_the_server_learns_nothing(gateway, machines):  # noqa: F811
     one, two = machines
     invitation = one.text("vault", "create", "mine", "sealed/team", "--label", "laptop").strip()
     assert invitation.startswith("vault:sealed/team#")
@@ -103,7 +64,7 @@ def test_two_machines_share_a_vault_and_the_server_learns_nothing(gateway, machi
     assert behind.returncode == 0
 
 
-def test_words_and_a_passphrase_open_a_vault_on_a_new_machine(machines):
+def test_words_and_a_passphrase_open_a_vault_on_a_new_machine(machines):  # noqa: F811
     one, two = machines
     (one.home / "pass").write_text("correct horse battery\n")
     made = json.loads(one.text("vault", "create", "mine", "sealed", "--words", "--passphrase-file", "pass", "--json"))
@@ -122,7 +83,7 @@ def test_words_and_a_passphrase_open_a_vault_on_a_new_machine(machines):
     assert third.text("cat", "--range", "0-2", "vault:mine/file") == "con"
 
 
-def test_a_server_that_goes_back_is_refused_and_files_are_recovered(gateway, machines):
+def test_a_server_that_goes_back_is_refused_and_files_are_recovered(gateway, machines):  # noqa: F811
     one, _ = machines
     one.fula("vault", "create", "mine", "sealed")
     one.fula("put", "-", "vault:mine/a/file", input=b"first")
@@ -140,7 +101,7 @@ def test_a_server_that_goes_back_is_refused_and_files_are_recovered(gateway, mac
     assert (one.home / "out/a/file").read_bytes() == b"first"
 
 
-def test_conditions_and_exit_codes(machines):
+def test_conditions_and_exit_codes(machines):  # noqa: F811
     one, _ = machines
     one.fula("vault", "create", "mine", "sealed")
     assert one.fula("vault", "create", "again", "sealed", check=False).returncode == 4
@@ -159,7 +120,7 @@ def test_conditions_and_exit_codes(machines):
         assert one.fula(*wrong, check=False).returncode == 2, wrong
 
 
-def test_the_commands_do_in_a_vault_what_they_do_with_objects(machines):
+def test_the_commands_do_in_a_vault_what_they_do_with_objects(machines):  # noqa: F811
     one, two = machines
     one.fula("vault", "create", "mine", "sealed/v")
     folder = one.home / "folder"
@@ -220,7 +181,7 @@ def allow_links(gateway, place):
     gateway.client().put_bucket_policy(Bucket=place.split("/")[0], Policy=json.dumps(policy))
 
 
-def test_links_open_what_they_lead_to_and_nothing_else(gateway, machines, tmp_path):
+def test_links_open_what_they_lead_to_and_nothing_else(gateway, machines, tmp_path):  # noqa: F811
     one, _ = machines
     one.fula("vault", "create", "mine", "sealed/v 1")
     (one.home / "folder/deep").mkdir(parents=True)
@@ -281,7 +242,7 @@ def test_links_open_what_they_lead_to_and_nothing_else(gateway, machines, tmp_pa
     client.delete_bucket_policy(Bucket="sealed")
 
 
-def test_a_reseal_that_is_killed_goes_on_and_loses_nothing(machines):
+def test_a_reseal_that_is_killed_goes_on_and_loses_nothing(machines):  # noqa: F811
     one, two = machines
     one.fula("vault", "create", "mine", "sealed", "--label", "laptop")
     device = json.loads(two.text("vault", "device", "--json"))
@@ -319,7 +280,7 @@ def version(gateway):
     return int(answer["ResponseMetadata"]["HTTPHeaders"]["x-fula-version"])
 
 
-def test_many_small_files_are_few_requests(gateway, machines):
+def test_many_small_files_are_few_requests(gateway, machines):  # noqa: F811
     one, two = machines
     one.fula("vault", "create", "mine", "sealed")
     folder = one.home / "folder"
@@ -345,7 +306,54 @@ def test_many_small_files_are_few_requests(gateway, machines):
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
-def test_a_vault_is_watched(machines):
+def test_many_files_are_deleted_with_few_requests(gateway, machines):  # noqa: F811
+    one, two = machines
+    words = json.loads(one.text("vault", "create", "mine", "sealed", "--words", "--json"))["words"]
+    (two.home / "words").write_text(words)
+    two.fula("vault", "open", "mine", "sealed", "--words-file", "words")
+    folder = one.home / "folder"
+    folder.mkdir()
+    for n in range(1200):
+        (folder / f"{n}").write_text(f"content {n}")
+    one.fula("cp", "-r", "folder", "vault:mine/f")
+    for n in range(1199):
+        (folder / f"{n}").unlink()
+    requests = Requests(gateway)
+    done = one.rows("sync", "--json", "--delete", "--max-delete", "100%", "folder", "vault:mine/f")[-1]
+    assert (done["done"], done["unchanged"], done["failures"]) == (1199, 1, 0)
+    counts = requests.new()
+    assert sum(counts.values()) < 10, counts
+    assert [row["path"] for row in one.rows("ls", "-r", "--json", "vault:mine")] == ["f/1199"]
+
+    # Somebody else changes two of the files between the listing and the deletion.
+    for n in range(1199):
+        (folder / f"{n}").write_text(f"content {n}")
+    one.fula("cp", "-r", "folder", "vault:mine/f")
+    changed, turn = [], threading.Lock()
+
+    def change(method, target):
+        with turn:
+            if "fula-commit" in target and not changed:
+                changed.append(target)
+                two.fula("put", "-", "vault:mine/f/7", input=b"newer")
+                two.fula("rm", "vault:mine/f/8")
+
+    with Between(gateway) as between:
+        between.arrives = change
+        one.env["AWS_ENDPOINT_URL"] = between.url
+        done = one.fula("rm", "-r", "--json", "vault:mine/f", check=False)
+        seen = between.new()
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    failed = [row for row in rows if "failed" in row]
+    assert done.returncode == 1 and {row["failed"] for row in failed} == {"vault:mine/f/7", "vault:mine/f/8"}, rows[-5:]
+    assert all("is not the version that the request names" in row["error"] for row in failed), failed
+    assert rows[-1] == {"done": 1198, "bytes": rows[-1]["bytes"], "unchanged": 0, "failures": 2}
+    assert len([one for one in seen if "fula-commit" in one.target]) == 3 and len(seen) < 10, seen
+    assert two.text("cat", "vault:mine/f/7") == "newer"
+    assert [row["path"] for row in two.rows("ls", "-r", "--json", "vault:mine")] == ["f/7"]
+
+
+def test_a_vault_is_watched(machines):  # noqa: F811
     one, two = machines
     words = json.loads(one.text("vault", "create", "mine", "sealed", "--words", "--json"))["words"]
     (two.home / "words").write_text(words)
@@ -365,7 +373,7 @@ def test_a_vault_is_watched(machines):
     watching.communicate()
 
 
-def test_vaults_have_completion_and_manual_pages(machines):
+def test_vaults_have_completion_and_manual_pages(machines):  # noqa: F811
     one, _ = machines
     assert "vault" in one.text("completion", "bash")
     one.fula("man", "man1")
@@ -373,7 +381,7 @@ def test_vaults_have_completion_and_manual_pages(machines):
     assert {"fula-vault.1", "fula-vault-create.1", "fula-vault-checkpoint.1"} <= pages
 
 
-def test_files_that_do_not_open_are_named_and_nothing_is_deleted_for_them(gateway, machines):
+def test_files_that_do_not_open_are_named_and_nothing_is_deleted_for_them(gateway, machines):  # noqa: F811
     one, _ = machines
     one.fula("vault", "create", "mine", "sealed")
     one.fula("put", "-", "vault:mine/good", input=b"good")

@@ -259,17 +259,18 @@ pub(crate) async fn put_in_place(
     let shown = path.display().to_string();
     let file = file.try_clone().await.map_err(Error::io(&shown))?.into_std().await;
     let (part, path) = (part.to_owned(), path.to_owned());
-    let done = tokio::task::spawn_blocking(move || -> io::Result<Option<io::Error>> {
+    let name = shown.clone();
+    let done = tokio::task::spawn_blocking(move || -> Result<Option<io::Error>> {
         let untimed = set_time(&file).err();
-        file.sync_all()?;
-        fs::rename(&part, &path)?;
-        match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => fs::File::open(dir)?.sync_all()?,
-            _ => fs::File::open(".")?.sync_all()?,
-        }
+        file.sync_all().map_err(Error::io(&name))?;
+        fs::rename(&part, &path).map_err(Error::naming(&name))?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = fs::File::open(dir.unwrap_or(Path::new(".")));
+        dir.and_then(|dir| dir.sync_all()).map_err(Error::io(&name))?;
         Ok(untimed)
     });
-    let untimed = done.await.map_err(io::Error::other).flatten().map_err(Error::io(&shown))?;
+    let failed = |error| Error::io(&shown)(io::Error::other(error));
+    let untimed = done.await.map_err(failed).flatten()?;
     Ok(untimed.map(Error::io(shown)))
 }
 

@@ -83,6 +83,26 @@ pub enum Error {
         /// What the last attempt met with.
         why: String,
     },
+    /// No local file can have the name of an object or of a file of a vault. Copy it under another name.
+    #[error("{name} is refused, because no file here can have this name: {why}")]
+    LocalName {
+        /// Name or path.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Two names would be one in a vault, because Unicode takes them for the same. Rename one of them.
+    #[error(
+        "{first} and {second} would be one file, because Unicode takes their names for the same: {} and {}",
+        escaped(first),
+        escaped(second)
+    )]
+    SameName {
+        /// Place of one.
+        first: String,
+        /// Place of the other one.
+        second: String,
+    },
     /// A local file or stream failed.
     #[error("{what}: {}", text_of(source))]
     Io {
@@ -121,6 +141,12 @@ fn hint(outcome: Outcome) -> &'static str {
     }
 }
 
+/// Returns a name whose characters outside of ASCII are written as numbers, so that two forms can be told apart.
+fn escaped(name: &str) -> String {
+    let escape = |c: char| if c.is_ascii() { c.into() } else { c.escape_unicode().to_string() };
+    name.chars().map(escape).collect()
+}
+
 /// Returns the text of an error of the system, without its number.
 fn text_of(error: &io::Error) -> String {
     let text = error.to_string();
@@ -132,6 +158,26 @@ impl Error {
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+
+    /// Returns a function that makes an error of a local file that gets its name: [`Error::LocalName`] if it is the
+    /// name that the file system does not take.
+    pub fn naming(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let name = what.into();
+        let is_of_name = |error: &io::Error| {
+            let is_spelling = error.raw_os_error() == Some(rustix::io::Errno::ILSEQ.raw_os_error());
+            is_spelling
+                || matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput
+                )
+        };
+        move |source| {
+            if is_of_name(&source) {
+                return Self::LocalName { name, why: text_of(&source) };
+            }
+            Self::Io { what: name, source }
+        }
     }
 
     /// Returns the error of an answer.
@@ -179,6 +225,18 @@ mod tests {
         assert!(matches!(of(501, "NotImplemented", false), Error::Unsupported(_)));
         assert!(matches!(of(400, "BadDigest", false), Error::Damaged { .. }));
         assert!(matches!(of(409, "OperationAborted", false), Error::Http { status: 409, .. }));
+    }
+
+    #[test]
+    fn names_that_no_file_can_have_are_told_from_other_failures() {
+        let of = |number| Error::naming("a/b")(io::Error::from_raw_os_error(number));
+        let too_long = of(rustix::io::Errno::NAMETOOLONG.raw_os_error());
+        assert!(matches!(&too_long, Error::LocalName { name, .. } if name == "a/b"), "{too_long}");
+        assert!(matches!(of(rustix::io::Errno::ILSEQ.raw_os_error()), Error::LocalName { .. }));
+        assert!(matches!(of(rustix::io::Errno::NOSPC.raw_os_error()), Error::Io { .. }));
+        let same =
+            Error::SameName { first: "x/e\u{301}".to_owned(), second: "x/\u{e9}".to_owned() };
+        assert!(same.to_string().ends_with("x/e\\u{301} and x/\\u{e9}"), "{same}");
     }
 
     #[test]

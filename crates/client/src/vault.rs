@@ -55,6 +55,7 @@ mod partial;
 mod piped;
 mod read;
 mod recover;
+mod remove;
 mod rename;
 mod reseal;
 mod resume;

@@ -41,7 +41,7 @@ impl fmt::Debug for FileId {
 }
 
 /// The path of a file in a vault: 1 to 1 024 bytes, compared byte by byte. A client that makes one from a file name
-/// keeps its bytes; where it compares names, it takes both forms of Unicode for the same one.
+/// writes it in the form NFC of Unicode, so that it has the same key from every system (docs/adr/0066).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VaultPath(Vec<u8>);
 

@@ -1,9 +1,10 @@
-//! Test vectors: `tests/vectors/{objects,keyrings,refused}.json`, for readers of the format in other languages.
+//! Test vectors: `tests/vectors/{objects,keyrings,links,refused}.json`, for readers of the format in other languages.
 //!
 //! They are generated here, from entropy that repeats. The test fails when the format gives other bytes than
 //! those that were committed. `FULA_WRITE_VECTORS=1 cargo test -p fula-seal vectors` writes them.
 
 mod keyrings;
+mod links;
 mod objects;
 mod refused;
 

@@ -106,7 +106,8 @@ fn relative(path: &[u8]) -> Result<PathBuf> {
     let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
     let is_plain = |part: &&[u8]| !matches!(*part, b"" | b"." | b"..") && !part.contains(&0);
     if !parts.iter().all(is_plain) {
-        return Err(Error::Invalid("its path is none that a file can have".to_owned()));
+        let (name, why) = (String::from_utf8_lossy(path).into_owned(), "it leads nowhere");
+        return Err(Error::LocalName { name, why: why.to_owned() });
     }
     Ok(parts.into_iter().map(std::ffi::OsStr::from_bytes).collect())
 }
@@ -126,7 +127,7 @@ impl Unfinished {
             }
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
         };
-        let file = create().map_err(Error::io(path.display().to_string()))?;
+        let file = create().map_err(Error::naming(path.display().to_string()))?;
         Ok(Self { file, path: path.to_owned(), is_finished: false })
     }
 

@@ -23,8 +23,6 @@ pub const SMALL_BYTES_MAX: u64 = 8 << 20;
 /// Files that one task reads and seals, and tasks of a request at a time.
 const SEALED_TOGETHER: usize = 32;
 const TASKS: usize = 8;
-/// Deletions in flight, on servers that take no commits.
-const DELETIONS: usize = 16;
 
 /// A small file to be written.
 #[derive(Debug)]
@@ -129,7 +127,7 @@ impl Vault {
     }
 
     fn sealed_change(&self, file: SmallFile) -> Result<Change> {
-        let invalid = |why| Error::Invalid(format!("the file in {}: {why}", self.place()));
+        let invalid = |why| Error::Invalid(format!("{}: {why}", self.some_file()));
         if file.condition == Condition::None {
             return Err(invalid("it has no condition"));
         }
@@ -162,46 +160,23 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::Unsupported`] from servers other than Fula, and as for every request.
-    async fn each(&self, batch: Batch) -> Result<Independent> {
+    pub(super) async fn each(&self, batch: Batch) -> Result<Independent> {
         // Keys of objects tell a reader nothing.
-        let batch = batch.shown_as(format!("the file in {}", self.place()));
+        let batch = batch.shown_as(self.some_file());
         match batch.each().await {
-            Err(Error::Http { status: 400 | 405 | 501, .. } | Error::Invalid(_)) => {
-                Err(Error::Unsupported("POST ?fula-commit in dag-cbor".to_owned()))
-            }
+            // Such a commit has no condition as a whole. S3 answers a POST that is no form with 412.
+            Err(
+                Error::Http { status: 400 | 405 | 501, .. }
+                | Error::Invalid(_)
+                | Error::Changed { .. },
+            ) => Err(Error::Unsupported("POST ?fula-commit in dag-cbor".to_owned())),
             done => done,
         }
     }
 
-    /// Deletes up to [`CHANGES_MAX`] files with one request, each by itself and in the version of a listing. The
-    /// result has one for each file, in their order.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for too many files. Then, and if nothing is known of the single files, as for every
-    /// request. Of one file: [`Error::Changed`] if another device wrote or deleted it meanwhile.
-    pub async fn delete_many(&self, files: &[(VaultPath, String)]) -> Result<Vec<Result<()>>> {
-        if files.len() > CHANGES_MAX {
-            return Err(Error::Invalid(format!("one request deletes at most {CHANGES_MAX} files")));
-        }
-        if files.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (current, bucket) = (self.current(), &self.0.place.bucket);
-        let batch = files.iter().fold(bucket.batch(), |batch, (path, etag)| {
-            let key = current.keyring.keys().sealed_key(path);
-            batch.delete(&self.0.place.key(key), Some(etag))
-        });
-        match self.each(batch).await {
-            Ok(done) => Ok(done.results.into_iter().map(|result| result.map(drop)).collect()),
-            // Not a Fula gateway.
-            Err(Error::Unsupported(_)) => {
-                let files = stream::iter(files).map(|(path, etag)| async move {
-                    self.delete(path, Condition::Version(etag.clone())).await.map(drop)
-                });
-                Ok(files.buffered(DELETIONS).collect().await)
-            }
-            Err(error) => Err(error),
-        }
+    /// Returns what errors call a file: its path is a secret.
+    pub(super) fn some_file(&self) -> String {
+        format!("the file in {}", self.place())
     }
 }
 

@@ -6,7 +6,7 @@ use fula_client::{
     Error, Source,
     vault::{Condition, SmallFile, VaultChange},
 };
-use http::Method;
+use http::{Method, request::Parts};
 
 use super::{site::*, vaults::*};
 
@@ -79,6 +79,66 @@ async fn many_files_are_deleted_with_one_request_and_each_counts_for_itself() {
     let many = vec![listed[0].clone(); 1001];
     assert!(matches!(one.delete_many(&many).await, Err(Error::Invalid(_))));
     assert!(one.delete_many(&[]).await.unwrap().is_empty());
+}
+
+/// Deletes 40 files, of which another device has changed two, on a server that answers requests with these queries
+/// with a status. Returns the requests that it got.
+async fn delete_on_another_server(refused: &'static [(&'static str, u16)]) -> Vec<Seen> {
+    let site = Site::start_with(move |parts, _| match refused.iter().find(is_of(parts)) {
+        Some((_, status)) => {
+            let text = "<Error><Code>Refused</Code><Message>it is no Fula</Message></Error>";
+            Reply::Answer(http::Response::builder().status(*status).body(text.into()).unwrap())
+        }
+        None => Reply::Pass,
+    });
+    let (home, one) = Home::at(site.await).await;
+    let two = home.open(2).await.unwrap();
+    for n in 0..40 {
+        put(&one, &format!("dir/{n}"), "content").await;
+    }
+    let listed = one.list(b"dir/").await.unwrap().entries;
+    let listed: Vec<_> = listed.into_iter().map(|entry| (entry.path, entry.etag)).collect();
+    put(&two, "dir/7", "newer").await;
+    two.delete(&path("dir/8"), Condition::None).await.unwrap();
+    home.site.calm();
+    let results = one.delete_many(&listed).await.unwrap();
+    let seen = home.site.seen();
+    for ((file, _), result) in listed.iter().zip(&results) {
+        match result {
+            Err(Error::Changed { what, .. }) => {
+                assert!([path("dir/7"), path("dir/8")].contains(file), "{what}");
+            }
+            result => assert!(result.is_ok(), "{result:?}"),
+        }
+    }
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 2);
+    let left = one.list(b"").await.unwrap().entries;
+    assert_eq!(left.iter().map(|entry| &entry.path).collect::<Vec<_>>(), [&path("dir/7")]);
+    assert_eq!(read(&one, "dir/7").await.unwrap(), "newer");
+    seen
+}
+
+fn is_of(parts: &Parts) -> impl FnMut(&&(&'static str, u16)) -> bool {
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    move |(name, _)| query.starts_with(name)
+}
+
+#[tokio::test]
+async fn other_servers_delete_many_files_with_one_request_of_s3() {
+    // Amazon answers a POST that is no form with 412.
+    let refusals: [&[_]; 4] = [
+        &[("fula-commit", 400)],
+        &[("fula-commit", 405)],
+        &[("fula-commit", 412)],
+        &[("fula-commit", 501)],
+    ];
+    for refused in refusals {
+        let seen = delete_on_another_server(refused).await;
+        assert!(seen.len() == 2 && seen[1].target.contains("?delete"), "{refused:?}: {seen:?}");
+    }
+    let seen = delete_on_another_server(&[("fula-commit", 501), ("delete", 501)]).await;
+    let alone = seen.iter().filter(|seen| seen.method == Method::DELETE).count();
+    assert_eq!((alone, seen.len()), (40, 42), "{seen:?}");
 }
 
 #[tokio::test]

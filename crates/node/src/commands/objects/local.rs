@@ -149,20 +149,29 @@ fn is_part(name: &str) -> bool {
     name.strip_prefix(".fula-").is_some_and(|rest| rest.strip_suffix(".part").is_some())
 }
 
+/// Longest name of a file in bytes, of all file systems that are in use.
+const NAME_MAX: usize = 255;
+
+/// Returns why no file can have a part of a key as its name.
+fn why_not(part: &str) -> Option<&'static str> {
+    match part {
+        "" => Some("a part of it is empty"),
+        "." | ".." => Some("it leads to another folder"),
+        part if part.contains('\0') => Some("it has a character of number 0"),
+        part if is_part(part) => Some("downloads that are under way have such names"),
+        part if part.len() > NAME_MAX => Some("a part of it is longer than 255 bytes"),
+        _ => None,
+    }
+}
+
 /// Returns the parts of a path for a key; an error if it would lead out of the folder, or if no file can have
 /// the name.
 fn parts_of(key: &str) -> Result<Vec<&str>> {
     let parts: Vec<&str> = key.split('/').collect();
-    let is_bad = |part: &&str| {
-        part.is_empty() || *part == "." || *part == ".." || part.contains('\0') || is_part(part)
-    };
-    if parts.iter().any(is_bad) {
-        return Err(Error::Invalid(format!(
-            "the key {} is refused, because no file below the target can have this name",
-            printable(key)
-        )));
+    match parts.iter().find_map(|part| why_not(part)) {
+        Some(why) => Err(Error::LocalName { name: printable(key), why: why.to_owned() }),
+        None => Ok(parts),
     }
-    Ok(parts)
 }
 
 /// A folder into which objects are written.
@@ -181,7 +190,7 @@ impl Target {
     /// Returns the path for a key relative to the prefix, without making anything.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the key would lead out of the folder.
+    /// [`Error::LocalName`] if the key would lead out of the folder, or if no file can have its name.
     pub(in crate::commands) fn path(&self, key: &str) -> Result<PathBuf> {
         Ok(parts_of(key)?.iter().fold(self.root.clone(), |path, part| path.join(part)))
     }
@@ -190,7 +199,8 @@ impl Target {
     /// somebody who can write keys must not reach what they lead to.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the key would lead out of the folder; [`Error::Io`].
+    /// [`Error::LocalName`] if the key would lead out of the folder, or if the file system does not take its name;
+    /// [`Error::Invalid`] for a link on the way; [`Error::Io`].
     pub(in crate::commands) fn prepare(&self, key: &str) -> Result<PathBuf> {
         let parts = parts_of(key)?;
         let (name, folders) =
@@ -208,7 +218,7 @@ impl Target {
             }
             match fs::create_dir(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed(&path)(error));
+                    return Err(Error::naming(path.display().to_string())(error));
                 }
                 _ => {}
             }
@@ -222,7 +232,14 @@ impl Target {
             }
             known.insert(path.clone());
         }
-        Ok(path.join(name))
+        let path = path.join(name);
+        // The file system knows which names are too long, before anything is read for one.
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                Err(Error::naming(path.display().to_string())(error))
+            }
+            _ => Ok(path),
+        }
     }
 }
 
@@ -268,11 +285,28 @@ mod tests {
         let (root, outside) = (dir.path().join("target"), dir.path().join("outside"));
         fs::create_dir(&outside).unwrap();
         let target = Target::new(root.clone());
-        for key in
-            ["../x", "a/../../x", "/etc/x", "a//b", "..", ".", "a/", "a\0b", "", ".fula-1.part"]
-        {
-            assert!(target.prepare(key).is_err() && target.path(key).is_err(), "{key:?}");
+        let long = "é".repeat(128);
+        let bad = [
+            "../x",
+            "a/../../x",
+            "/etc/x",
+            "a//b",
+            "..",
+            ".",
+            "a/",
+            "a\0b",
+            "",
+            ".fula-1.part",
+            &long,
+        ];
+        for key in bad {
+            let refused = |done: Result<PathBuf>| matches!(done, Err(Error::LocalName { .. }));
+            assert!(refused(target.prepare(key)) && refused(target.path(key)), "{key:?}");
         }
+        // Each part is short enough, and the whole is not.
+        let deep = vec!["d".repeat(250); 17].join("/");
+        assert!(matches!(target.prepare(&deep), Err(Error::LocalName { .. })));
+        assert_eq!(target.prepare(&long[..254]).unwrap(), root.join(&long[..254]));
         assert_eq!(target.prepare("a/b\\..\\c").unwrap(), root.join("a/b\\..\\c"));
         symlink(&outside, root.join("link")).unwrap();
         assert!(target.prepare("link/x").is_err());

@@ -12,6 +12,7 @@ use futures::stream;
 use super::{
     items::{Items, Root},
     jobs::{Job, Work},
+    names::normal,
     place::{At, End, Side, is_link, is_vault, sides},
     single::{named, nanoseconds, write_out},
 };
@@ -157,7 +158,7 @@ fn local(path: &Path) -> Result<Single> {
 
 /// Returns the target for a source with a name: below a target that is a folder.
 fn within(target: Side, name: &str) -> Result<End> {
-    let joined = |key: String| {
+    let joined = |key: String, name: &str| {
         let is_folder = key.is_empty() || key.ends_with('/');
         if is_folder { format!("{key}{name}") } else { key }
     };
@@ -167,8 +168,8 @@ fn within(target: Side, name: &str) -> Result<End> {
             let (folder, name) = split(&path, name)?;
             End::Below(Arc::new(Target::new(folder)), name)
         }
-        Side::Objects(bucket, key) => End::Object(bucket, joined(key)),
-        Side::Vault(at) => End::Vault(At { path: joined(at.path.clone()), ..at }),
+        Side::Objects(bucket, key) => End::Object(bucket, joined(key, name)),
+        Side::Vault(at) => End::Vault(At { path: joined(at.path.clone(), &normal(name)), ..at }),
     })
 }
 
@@ -196,12 +197,11 @@ async fn many(source: Side, target: Side, args: &TransferArgs, is_move: bool) ->
         }
         _ => {
             let there = target.listed().await?;
-            let jobs = items.into_iter().map(|(name, item)| Job {
-                from: source.source(&name),
-                to: target.target(&name),
-                size: item.size,
-                modified: item.modified,
-                listed: there.as_ref().map_or(Condition::None, |there| there.of(&name)),
+            let jobs = items.into_iter().map(|(name, item)| {
+                let none = || (name.as_str(), Condition::None);
+                let (to, listed) = there.as_ref().map_or_else(none, |there| there.of(&name));
+                let (from, to) = (source.source(&item.name), target.target(to));
+                Job { from, to, size: item.size, modified: item.modified, listed }
             });
             work.run_all(stream::iter(jobs), args).await;
         }
@@ -213,11 +213,12 @@ async fn many(source: Side, target: Side, args: &TransferArgs, is_move: bool) ->
 async fn rename_all(from: &At, to: &At, items: &Items, dry_run: bool, work: &Work) {
     let names: Vec<_> = items.iter().collect();
     for names in names.chunks(RENAMES_MAX) {
-        let pair = |name: &str| -> Result<_> {
-            let path = |at: &At| VaultPath::new(format!("{}{name}", at.path));
-            Ok((path(from)?, path(to)?))
+        let pair = |old: &str, new: &str| -> Result<_> {
+            let path = |at: &At, name| VaultPath::new(format!("{}{name}", at.path));
+            Ok((path(from, old)?, path(to, new)?))
         };
-        let pairs: Result<Vec<_>> = names.iter().map(|(name, _)| pair(name)).collect();
+        let pairs: Result<Vec<_>> =
+            names.iter().map(|(name, item)| pair(&item.name, name)).collect();
         let done = match pairs {
             Ok(_) if dry_run => Ok(()),
             Ok(pairs) => from.vault.rename_many(&pairs).await,
@@ -228,8 +229,9 @@ async fn rename_all(from: &At, to: &At, items: &Items, dry_run: bool, work: &Wor
             continue;
         }
         for (name, item) in names {
-            let place = |at: &At| at.shown(&format!("{}{name}", at.path));
-            work.report.done(Action::Move, &place(from), Some(&place(to)), item.size);
+            let place = |at: &At, name: &str| at.shown(&format!("{}{name}", at.path));
+            let (from, to) = (place(from, &item.name), place(to, name));
+            work.report.done(Action::Move, &from, Some(&to), item.size);
         }
     }
 }

@@ -20,6 +20,7 @@ use fula_seal::{
 use fula_service::error::chain;
 use zeroize::Zeroizing;
 
+use super::names::normal;
 use crate::{cli::VaultSecretArgs, files};
 
 /// Cost of a passphrase: 256 MiB and 3 passes take about half a second.
@@ -163,7 +164,9 @@ pub(super) fn passphrase(
     checked(typed).map(Some)
 }
 
+/// Checks the length of a passphrase, and returns it in NFC: keyboards give the same text in different bytes.
 fn checked(passphrase: Zeroizing<String>) -> Result<Zeroizing<String>> {
+    let passphrase = Zeroizing::new(normal(&passphrase));
     if passphrase.chars().count() < 8 {
         return Err(Error::Invalid("a passphrase has at least 8 characters".to_owned()));
     }

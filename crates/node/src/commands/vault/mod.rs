@@ -6,6 +6,7 @@ mod jobs;
 mod list;
 mod local;
 mod manage;
+mod names;
 mod place;
 mod remove;
 mod reseal;

@@ -8,7 +8,7 @@ use fula_client::{
 };
 use fula_seal::VaultPath;
 
-use super::local::Local;
+use super::{local::Local, names::normal};
 use crate::{
     cli::RemoteArgs,
     commands::objects::{
@@ -53,7 +53,8 @@ impl At {
     async fn of(text: &str, client: &Client) -> Result<Self> {
         let (name, path) = parts(text)?;
         let vault = Local::open()?.vault(client, name).await?;
-        Ok(Self { name: name.to_owned(), vault, path: path.to_owned() })
+        let path = path_of(&vault, path).await?;
+        Ok(Self { name: name.to_owned(), vault, path })
     }
 
     /// Returns the path of one file.
@@ -95,6 +96,19 @@ fn parts(text: &str) -> Result<(&str, &str)> {
     if name.is_empty() || path.starts_with('/') { Err(wrong()) } else { Ok((name, path)) }
 }
 
+/// Returns the path that was typed: in NFC, unless another program has written a file just as it was typed.
+async fn path_of(vault: &Vault, typed: &str) -> Result<String> {
+    let normal = normal(typed);
+    if normal == typed {
+        return Ok(normal);
+    }
+    match vault.head(&VaultPath::new(typed)?).await {
+        Err(Error::NotFound { .. }) => Ok(normal),
+        Ok(_) | Err(Error::Sealed(_)) => Ok(typed.to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns the text of a path.
 ///
 /// # Errors
@@ -125,7 +139,8 @@ pub(super) async fn sides(source: &str, target: &str, remote: &RemoteArgs) -> Re
     let source = side(source, &client).await?;
     let target = match &source {
         Side::Vault(at) if is_vault(target) && parts(target)?.0 == at.name => {
-            Side::Vault(At { path: parts(target)?.1.to_owned(), ..at.clone() })
+            let path = path_of(&at.vault, parts(target)?.1).await?;
+            Side::Vault(At { path, ..at.clone() })
         }
         _ => side(target, &client).await?,
     };

@@ -9,6 +9,7 @@ use fula_client::{
 use futures::{StreamExt, stream};
 
 use super::{
+    names::normal,
     place::{At, text_of},
     single::named,
 };
@@ -21,8 +22,10 @@ use crate::{
     },
 };
 
+/// Files that one request deletes.
+const TOGETHER: usize = 500;
 /// Requests in flight.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 4;
 
 /// Deletes a file, or everything below a folder.
 pub(in crate::commands) async fn rm(args: RmArgs) -> ExitCode {
@@ -60,7 +63,7 @@ async fn remove(args: RmArgs) -> Result<ExitCode> {
     let mut taken = Vec::new();
     for entry in listing.entries {
         match text_of(&entry.path) {
-            Ok(path) if !filter.takes(path.strip_prefix(&folder).unwrap_or(path)) => {}
+            Ok(path) if !filter.takes(&normal(path.strip_prefix(&folder).unwrap_or(path))) => {}
             Ok(_) => taken.push(entry),
             Err(error) => report.failed(&at.to_string(), &error),
         }
@@ -69,27 +72,33 @@ async fn remove(args: RmArgs) -> Result<ExitCode> {
     Ok(report.end(false))
 }
 
-/// Deletes files in the versions that were listed, and reports each.
+/// Deletes files in the versions that were listed, many with one request, and reports each.
 pub(super) async fn delete(at: &At, entries: Vec<VaultEntry>, dry_run: bool, report: &Report) {
-    let deletions = stream::iter(entries).map(|entry| async move {
-        let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
-        let file = At { path, ..at.clone() };
-        let condition = Condition::Version(entry.etag.clone());
-        let done = if dry_run {
-            Ok(())
-        } else {
-            named(at.vault.delete(&entry.path, condition).await, &file).map(drop)
-        };
-        (file.to_string(), entry.size, done)
+    let requests = stream::iter(entries.chunks(TOGETHER)).map(|entries| async move {
+        if dry_run {
+            return (entries, Ok(entries.iter().map(|_| Ok(())).collect()));
+        }
+        let files = entries.iter().map(|entry| (entry.path.clone(), entry.etag.clone()));
+        let files: Vec<_> = files.collect();
+        (entries, at.vault.delete_many(&files).await)
     });
-    deletions
-        .buffered(AT_ONCE)
-        .for_each(|(place, size, done)| {
-            match done {
-                Ok(()) => report.done(Action::Delete, &place, None, size),
-                Err(error) => report.failed(&place, &error),
+    let mut requests = requests.buffered(AT_ONCE);
+    while let Some((entries, done)) = requests.next().await {
+        let (mut results, failed): (_, Option<Error>) = match done {
+            Ok(results) => (results.into_iter(), None),
+            Err(error) => (Vec::new().into_iter(), Some(error)),
+        };
+        for entry in entries {
+            let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
+            let file = At { path, ..at.clone() };
+            match (results.next().map(|result| named(result, &file)), &failed) {
+                (Some(Ok(())), _) => {
+                    report.done(Action::Delete, &file.to_string(), None, entry.size);
+                }
+                (Some(Err(error)), _) => report.failed(&file.to_string(), &error),
+                (None, Some(error)) => report.failed(&file.to_string(), error),
+                (None, None) => report.failed(&file.to_string(), &Error::Canceled),
             }
-            std::future::ready(())
-        })
-        .await;
+        }
+    }
 }

@@ -82,7 +82,7 @@ struct Compare<'a> {
 impl Compare<'_> {
     async fn job(&self, name: &str, item: &Item, other: Option<&Item>, work: &Work) -> Option<Job> {
         if let Some(other) = other {
-            match self.is_same(name, item, other).await {
+            match self.is_same(item, other).await {
                 Ok(true) => {
                     work.report.same();
                     return None;
@@ -94,7 +94,9 @@ impl Compare<'_> {
                 }
             }
         }
-        let (from, to) = (self.source.source(name), self.target.target(name));
+        // A file that is there keeps its name.
+        let there = other.map_or(name, |other| &other.name);
+        let (from, to) = (self.source.source(&item.name), self.target.target(there));
         // Without an entity tag, the target is no vault.
         let listed = match (self.target, other) {
             (Root::Vault(_), Some(other)) => Condition::Version(other.etag.clone()),
@@ -104,21 +106,21 @@ impl Compare<'_> {
         Some(Job { from, to, size: item.size, modified: item.modified, listed })
     }
 
-    async fn is_same(&self, name: &str, item: &Item, other: &Item) -> Result<bool> {
+    async fn is_same(&self, item: &Item, other: &Item) -> Result<bool> {
         if item.size != other.size || self.size_only {
             return Ok(item.size == other.size);
         }
-        let one = time(self.source, name, item).await?;
-        Ok(one.is_some() && one == time(self.target, name, other).await?)
+        let one = time(self.source, item).await?;
+        Ok(one.is_some() && one == time(self.target, other).await?)
     }
 }
 
 /// Returns the time of an item. Of an object, it is in its metadata.
-async fn time(root: &Root, name: &str, item: &Item) -> Result<Option<u64>> {
+async fn time(root: &Root, item: &Item) -> Result<Option<u64>> {
     match root {
         Root::Local(..) | Root::Vault(_) => Ok(item.modified),
         Root::Objects(bucket, prefix) => {
-            let meta = bucket.head(&format!("{prefix}{name}")).await?;
+            let meta = bucket.head(&format!("{prefix}{}", item.name)).await?;
             Ok(nanoseconds(mtime_of(&meta.metadata).or(meta.modified)))
         }
     }
@@ -150,16 +152,16 @@ async fn delete(
     }
     let dry_run = args.transfer.dry_run;
     if let Root::Vault(at) = target {
-        let entry = |(name, item): (String, Item)| -> Result<VaultEntry> {
-            let path = VaultPath::new(format!("{}{name}", at.path))?;
+        let entry = |item: Item| -> Result<VaultEntry> {
+            let path = VaultPath::new(format!("{}{}", at.path, item.name))?;
             Ok(VaultEntry { path, size: item.size, modified: item.modified, etag: item.etag })
         };
-        let entries = extra.into_iter().map(entry).collect::<Result<_>>()?;
+        let entries = extra.into_values().map(entry).collect::<Result<_>>()?;
         remove::delete(at, entries, dry_run, &work.report).await;
         return Ok(());
     }
-    for (name, item) in extra {
-        let end = target.source(&name);
+    for item in extra.into_values() {
+        let end = target.source(&item.name);
         let done = if dry_run { Ok(()) } else { remove_one(&end).await };
         match done {
             Ok(()) => work.report.done(Action::Delete, &end.to_string(), None, item.size),
