@@ -43,6 +43,11 @@ pub enum Fault {
     LeaseNotCompared,
     /// A collection does not wait for other masters, and ignores their leases.
     LeasesIgnored,
+    /// A master says that it has seen a generation, or collects, before it has compared what it knows with the
+    /// rows.
+    KnownNotCompared,
+    /// A collection does not wait for masters that a restored arbiter has forgotten.
+    ForgottenNotAwaited,
 }
 
 /// The fault that is injected, if any.

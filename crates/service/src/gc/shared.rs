@@ -52,8 +52,8 @@ impl Collector<'_> {
     /// Marks every side of the forked buckets. A side that has lost a block keeps nothing else back.
     async fn mark_forks(&mut self, recovery: &Recovery) -> Result<(), ServiceError> {
         self.kept_for = (Kept::Now, TimeMs::MAX);
-        for root in recovery.forked_roots().await? {
-            let Ok(root) = root.parse::<Cid>() else { continue };
+        for claim in recovery.forks().await?.values().flatten() {
+            let Ok(root) = claim.root.parse::<Cid>() else { continue };
             match self.mark_tree(root).await {
                 Err(StoreError::Missing { cid }) => {
                     tracing::error!(%root, %cid, "a side of a forked bucket lacks a block");

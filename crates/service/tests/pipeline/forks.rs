@@ -1,0 +1,143 @@
+//! Restores of an arbiter whose masters collect shared blocks: what only a master knows is not collected
+//! before the arbiter has it again (docs/adr/0065).
+
+mod world;
+
+use std::time::Duration;
+
+use fula_service::fault_injection::Fault;
+
+use self::world::{Federation, collect, pause, run};
+use super::*;
+
+/// Lets masters find out what the arbiter has lost, and bring it back.
+async fn recover() {
+    tokio::time::sleep(Duration::from_mins(5)).await;
+}
+
+/// Number of buckets that a master needs several looks to compare.
+const MANY: usize = 130;
+
+/// A master has changed the last of many buckets, and the arbiter is restored without a sign. Another master, which
+/// knows nothing of it, collects before the first one has looked at that bucket. Returns what is lost.
+async fn collect_what_another_master_knows(fault: Option<Fault>) -> Vec<String> {
+    let federation = Federation::new(fault);
+    let two = federation.join(2).await;
+    let (service, user) = (&two.master.service, &two.master.user);
+    for n in 0..MANY {
+        service.create_bucket(user, &bucket_name(&format!("a{n:03}")), None).await.unwrap();
+    }
+    two.master.create().await;
+    let backup = federation.backup();
+    two.master.put("k", b"acknowledged").await.unwrap();
+    pause().await;
+    federation.restore_quietly(backup);
+    let one = federation.join(1).await;
+    let (_first, _second) = (run(&one), run(&two));
+    // It may be refused, or wait in vain.
+    drop(collect(&one).await);
+    recover().await;
+    let mut lost = federation.problems().await;
+    lost.extend(federation.read("k").await.err().map(|error| error.to_string()));
+    lost
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_compares_everything_before_it_has_seen_a_collection() {
+    assert_eq!(collect_what_another_master_knows(None).await, Vec::<String>::new());
+    let lost = collect_what_another_master_knows(Some(Fault::KnownNotCompared)).await;
+    assert!(!lost.is_empty(), "a master that compares later loses nothing");
+}
+
+/// A master that has changed a bucket collects, after the arbiter was restored without a sign.
+async fn collect_what_the_collector_knows(fault: Option<Fault>) -> Vec<String> {
+    let federation = Federation::new(fault);
+    let one = federation.join(1).await;
+    one.master.create().await;
+    let backup = federation.backup();
+    one.master.put("k", b"acknowledged").await.unwrap();
+    pause().await;
+    federation.restore_quietly(backup);
+    drop(collect(&one).await);
+    let _running = run(&one);
+    recover().await;
+    let mut lost = federation.problems().await;
+    lost.extend(federation.read("k").await.err().map(|error| error.to_string()));
+    lost
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_compares_everything_that_it_knows_itself() {
+    assert_eq!(collect_what_the_collector_knows(None).await, Vec::<String>::new());
+    let lost = collect_what_the_collector_knows(Some(Fault::KnownNotCompared)).await;
+    assert!(!lost.is_empty(), "a collector that does not compare loses nothing");
+}
+
+/// The arbiter is restored without a sign to a state of before a master joined, and another master collects.
+async fn collect_what_a_forgotten_master_knows(fault: Option<Fault>) -> Vec<String> {
+    let federation = Federation::new(fault);
+    let one = federation.join(1).await;
+    one.master.create().await;
+    let backup = federation.backup();
+    let two = federation.join(2).await;
+    one.recovery.tick().await.unwrap();
+    two.master.put("k", b"acknowledged").await.unwrap();
+    pause().await;
+    federation.restore_quietly(backup);
+    let (_first, _second) = (run(&one), run(&two));
+    drop(collect(&one).await);
+    recover().await;
+    let mut lost = federation.problems().await;
+    lost.extend(federation.read("k").await.err().map(|error| error.to_string()));
+    lost
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_waits_for_a_master_that_the_arbiter_has_forgotten() {
+    assert_eq!(collect_what_a_forgotten_master_knows(None).await, Vec::<String>::new());
+    let lost = collect_what_a_forgotten_master_knows(Some(Fault::ForgottenNotAwaited)).await;
+    assert!(!lost.is_empty(), "a collection that does not wait loses nothing");
+}
+
+/// A master was away while a recovery was forced and a bucket was forked. When it comes back, the bucket is sealed
+/// before it has looked at it, and it knows a third side. Returns what is lost after a collection and a merge.
+async fn come_back_to_a_fork(fault: Option<Fault>) -> Vec<String> {
+    let federation = Federation::new(fault);
+    let one = federation.join(1).await;
+    one.master.create().await;
+    let [two, three] = [federation.join(2).await, federation.join(3).await];
+    let base = federation.backup();
+    one.master.put("of-one", b"1").await.unwrap();
+    federation.restore_quietly(base.clone());
+    three.master.put("of-three", b"3").await.unwrap();
+    three.recovery.tick().await.unwrap();
+    federation.restore_quietly(base);
+    two.master.put("of-two", b"2").await.unwrap();
+    let (_first, _second) = (run(&one), run(&two));
+    pause().await;
+    one.recovery.force().await.unwrap();
+    pause().await;
+    assert_eq!(one.recovery.status().await.unwrap().forks.len(), 1);
+    let refused = collect(&one).await.unwrap_err().to_string();
+    assert!(refused.contains("forced without the master"), "{refused}");
+    let _third = run(&three);
+    for _ in 0..3 {
+        drop(collect(&one).await);
+        recover().await;
+    }
+    drop(federation.join(4).await.recovery.merge(&one.master.address(), false).await);
+    recover().await;
+    let mut lost = federation.problems().await;
+    for key in ["of-one", "of-two", "of-three"] {
+        let read = federation.read(key).await;
+        lost.extend(read.err().map(|error| format!("{key}: {error}")));
+    }
+    lost
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_comes_back_to_a_fork_adds_its_side() {
+    assert_eq!(come_back_to_a_fork(None).await, Vec::<String>::new());
+    let lost = come_back_to_a_fork(Some(Fault::KnownNotCompared)).await;
+    assert!(!lost.is_empty(), "a side that is not compared is not lost");
+}
