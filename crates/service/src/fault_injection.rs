@@ -48,6 +48,8 @@ pub enum Fault {
     KnownNotCompared,
     /// A collection does not wait for masters that a restored arbiter has forgotten.
     ForgottenNotAwaited,
+    /// A collection reads which buckets are forked after it has read the rows.
+    ForksReadLate,
 }
 
 /// The fault that is injected, if any.

@@ -30,6 +30,7 @@ use quick_cache::sync::Cache;
 pub(crate) use self::{
     adopt::Adopted,
     collection::Begun,
+    recovery::Forks,
     swap::{SwapAnswer, Unverified},
 };
 use self::{

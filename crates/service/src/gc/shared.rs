@@ -4,6 +4,7 @@
 //! - The generation is raised in every root pointer before one is read. So a swap that a collection has not
 //!   seen is refused, and its master puts again what the swap links, under the new generation.
 //! - Only what was put under earlier generations is deleted, and nothing that the lease of a master keeps.
+//! - Forks are read before the rows. So one that is merged meanwhile is marked as a fork, or was in its row.
 //! - Nothing is deleted while the arbiter is in doubt.
 
 use std::time::Duration;
@@ -12,8 +13,9 @@ use fula_core::{Cid, StoreError, block::Kept, root::TimeMs};
 
 use super::{Collection, Collector};
 use crate::{
-    arbiter::{Begun, Recovery},
+    arbiter::{Begun, Forks, Recovery},
     error::ServiceError,
+    fault_injection::Fault,
     service::Service,
 };
 
@@ -39,9 +41,18 @@ impl Service {
         };
         let mut collector =
             Collector::begin(self.arbiter(), faults, retention, rest, Some(begun)).await?;
+        let mut forks = Forks::new();
+        if let Some(recovery) = recovery
+            && !faults.has(Fault::ForksReadLate)
+        {
+            forks = recovery.forks().await?;
+        }
         collector.mark_all().await?;
         if let Some(recovery) = recovery {
-            collector.mark_forks(recovery).await?;
+            if faults.has(Fault::ForksReadLate) {
+                forks = recovery.forks().await?;
+            }
+            collector.mark_forks(&forks).await?;
         }
         collector.sweep(recovery.map(|recovery| (recovery, &begun))).await?;
         Ok(collector.done)
@@ -50,9 +61,9 @@ impl Service {
 
 impl Collector<'_> {
     /// Marks every side of the forked buckets. A side that has lost a block keeps nothing else back.
-    async fn mark_forks(&mut self, recovery: &Recovery) -> Result<(), ServiceError> {
+    async fn mark_forks(&mut self, forks: &Forks) -> Result<(), ServiceError> {
         self.kept_for = (Kept::Now, TimeMs::MAX);
-        for claim in recovery.forks().await?.values().flatten() {
+        for claim in forks.values().flatten() {
             let Ok(root) = claim.root.parse::<Cid>() else { continue };
             match self.mark_tree(root).await {
                 Err(StoreError::Missing { cid }) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fula_service::fault_injection::Fault;
 
 use self::world::{Federation, collect, pause, run};
-use super::*;
+use super::{regression::Member, *};
 
 /// Lets masters find out what the arbiter has lost, and bring it back.
 async fn recover() {
@@ -140,4 +140,54 @@ async fn a_master_that_comes_back_to_a_fork_adds_its_side() {
     assert_eq!(come_back_to_a_fork(None).await, Vec::<String>::new());
     let lost = come_back_to_a_fork(Some(Fault::KnownNotCompared)).await;
     assert!(!lost.is_empty(), "a side that is not compared is not lost");
+}
+
+/// A bucket is forked: both masters changed `both`, and each has an object of its own. Both look at the arbiter.
+async fn forked(fault: Option<Fault>) -> (Federation, Member, Member) {
+    let federation = Federation::new(fault);
+    let [one, two] = [federation.join(1).await, federation.join(2).await];
+    one.master.create().await;
+    one.master.put("both", b"base").await.unwrap();
+    let backup = federation.backup();
+    one.master.put("both", b"1").await.unwrap();
+    one.master.put("of-one", b"1").await.unwrap();
+    federation.restore_quietly(backup);
+    pause().await;
+    two.master.put("both", b"2").await.unwrap();
+    two.master.put("of-two", b"2").await.unwrap();
+    for member in [&one, &two, &one, &two, &one] {
+        member.recovery.tick().await.unwrap();
+    }
+    let status = one.recovery.status().await.unwrap();
+    assert_eq!((status.alarm, status.forks.len()), (None, 1));
+    run(&one);
+    run(&two);
+    pause().await;
+    (federation, one, two)
+}
+
+/// Returns what is lost of a fork that was merged.
+async fn lost_of(federation: &Federation) -> Vec<String> {
+    let mut lost = federation.problems().await;
+    for key in ["both", "of-one", "of-two"] {
+        let read = federation.read(key).await;
+        lost.extend(read.err().map(|error| format!("{key}: {error}")));
+    }
+    lost
+}
+
+/// An operator merges a fork while a collection that has read the rows goes on.
+async fn merge_during_a_collection(fault: Option<Fault>) -> Vec<String> {
+    let (federation, one, two) = forked(fault).await;
+    let collecting = federation.collect_until_rows_are_read(&one).await;
+    two.recovery.merge(&one.master.address(), false).await.unwrap();
+    collecting.go_on().await.unwrap();
+    lost_of(&federation).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fork_that_is_merged_during_a_collection_is_kept() {
+    assert_eq!(merge_during_a_collection(None).await, Vec::<String>::new());
+    let lost = merge_during_a_collection(Some(Fault::ForksReadLate)).await;
+    assert!(!lost.is_empty(), "forks that are read after the rows are not lost");
 }

@@ -67,6 +67,9 @@ pub struct Status {
     pub healed: Vec<String>,
 }
 
+/// The buckets that are quarantined as forks, with the claims on each.
+pub(crate) type Forks = BTreeMap<BucketAddress, Vec<RecoveryClaim>>;
+
 /// The part that one master takes in recoveries.
 #[derive(Clone)]
 pub struct Recovery {
@@ -289,10 +292,8 @@ impl Recovery {
     }
 
     /// Returns the buckets that are quarantined as forks, with the claims on each.
-    pub(crate) async fn forks(
-        &self,
-    ) -> Result<BTreeMap<BucketAddress, Vec<RecoveryClaim>>, ServiceError> {
-        let mut forks = BTreeMap::new();
+    pub(crate) async fn forks(&self) -> Result<Forks, ServiceError> {
+        let mut forks = Forks::new();
         for (name, claims) in self.records("fork/").await? {
             let bucket = name.strip_prefix("fork/").and_then(|name| name.parse().ok());
             if let Some(bucket) = bucket {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -21,15 +21,18 @@ use fula_service::{
     fsck,
 };
 use parking_lot::Mutex;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use crate::{regression::Member, *};
 
-/// An arbiter with a clock.
+/// An arbiter with a clock, at which a collection can be held after it has read the rows.
 #[derive(Debug)]
 struct Gated {
     inner: MemoryRoots,
     began: Instant,
+    is_shut: AtomicBool,
+    reached: Notify,
+    opened: Notify,
 }
 
 impl Gated {
@@ -48,6 +51,13 @@ impl RootHooks for Gated {
     async fn before(&self, _: RootRead) -> Result<(), StoreError> {
         self.tick();
         Ok(())
+    }
+
+    async fn after(&self, read: RootRead) {
+        if read == RootRead::Scan && self.is_shut.swap(false, Ordering::SeqCst) {
+            self.reached.notify_one();
+            self.opened.notified().await;
+        }
     }
 
     async fn swap(
@@ -140,8 +150,13 @@ pub(super) struct Federation {
 impl Federation {
     pub(super) fn new(fault: Option<Fault>) -> Self {
         let metadata: Arc<MemoryMetadata> = Arc::default();
-        let roots =
-            Gated { inner: MemoryRoots::with_leases(Arc::clone(&metadata)), began: Instant::now() };
+        let roots = Gated {
+            inner: MemoryRoots::with_leases(Arc::clone(&metadata)),
+            began: Instant::now(),
+            is_shut: AtomicBool::new(false),
+            reached: Notify::new(),
+            opened: Notify::new(),
+        };
         let faults = FaultInjection(fault);
         Self { blocks: Arc::default(), roots: Arc::new(roots), metadata, faults }
     }
@@ -180,6 +195,15 @@ impl Federation {
         self.metadata.restore(records);
     }
 
+    /// Begins a collection, and holds it once it has read the rows. Returns what ends it.
+    pub(super) async fn collect_until_rows_are_read(&self, member: &Member) -> Collecting<'_> {
+        self.roots.is_shut.store(true, Ordering::SeqCst);
+        let (service, recovery) = (member.master.service.clone(), member.recovery.clone());
+        let task = tokio::spawn(async move { collect_with(&service, &recovery).await });
+        self.roots.reached.notified().await;
+        Collecting { roots: &self.roots, task }
+    }
+
     /// Returns what every bucket lacks.
     pub(super) async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -198,10 +222,26 @@ impl Federation {
     }
 }
 
+/// A collection that has read the rows.
+pub(super) struct Collecting<'a> {
+    roots: &'a Gated,
+    task: JoinHandle<Result<Collection, ServiceError>>,
+}
+
+impl Collecting<'_> {
+    pub(super) async fn go_on(self) -> Result<Collection, ServiceError> {
+        self.roots.opened.notify_one();
+        self.task.await.unwrap()
+    }
+}
+
+async fn collect_with(service: &Service, recovery: &Recovery) -> Result<Collection, ServiceError> {
+    service.collect_shared(Some(recovery), Duration::ZERO, &|| 0).await
+}
+
 /// Collects everything that was replaced and is not needed.
 pub(super) async fn collect(member: &Member) -> Result<Collection, ServiceError> {
-    let recovery = Some(&member.recovery);
-    member.master.service.collect_shared(recovery, Duration::ZERO, &|| 0).await
+    collect_with(&member.master.service, &member.recovery).await
 }
 
 /// Lets a master look at the arbiter every second, until the task is aborted.
