@@ -50,6 +50,8 @@ pub enum Fault {
     ForgottenNotAwaited,
     /// A collection reads which buckets are forked after it has read the rows.
     ForksReadLate,
+    /// A collection keeps the sides of a fork, but not the state from which they came.
+    ForkWithoutBase,
 }
 
 /// The fault that is injected, if any.

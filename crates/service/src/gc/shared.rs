@@ -9,12 +9,13 @@
 
 use std::time::Duration;
 
-use fula_core::{Cid, StoreError, block::Kept, root::TimeMs};
+use fula_core::{Cid, Codec, StoreError, block::Kept, root::TimeMs};
 
 use super::{Collection, Collector};
 use crate::{
+    admin::fsck,
     arbiter::{Begun, Forks, Recovery},
-    error::ServiceError,
+    error::{ServiceError, chain},
     fault_injection::Fault,
     service::Service,
 };
@@ -53,6 +54,9 @@ impl Service {
                 forks = recovery.forks().await?;
             }
             collector.mark_forks(&forks).await?;
+            if !faults.has(Fault::ForkWithoutBase) {
+                collector.mark_bases(recovery, &forks).await?;
+            }
         }
         collector.sweep(recovery.map(|recovery| (recovery, &begun))).await?;
         Ok(collector.done)
@@ -71,6 +75,44 @@ impl Collector<'_> {
                 }
                 marked => marked?,
             }
+        }
+        Ok(())
+    }
+
+    /// Marks what merges compare the sides of forks with: the root blocks down to the newest common state, and
+    /// the trees of that state. The content of its objects may be gone. So this comes after everything whose
+    /// content is needed.
+    async fn mark_bases(&mut self, recovery: &Recovery, forks: &Forks) -> Result<(), ServiceError> {
+        for (bucket, claims) in forks {
+            let (passed, bases) = match recovery.bases(bucket, claims).await {
+                Err(error @ ServiceError::Damaged(_)) => {
+                    tracing::warn!(%bucket, error = chain(&error), "a side of a fork cannot be read");
+                    continue;
+                }
+                found => found?,
+            };
+            self.mark(&passed);
+            for base in bases {
+                self.mark_nodes(base).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a root and the nodes of its trees. What is missing was collected before the bucket was forked.
+    async fn mark_nodes(&mut self, root: Cid) -> Result<(), ServiceError> {
+        self.mark(&[root]);
+        let mut stack = vec![root];
+        while let Some(cid) = stack.pop() {
+            let Some(block) = self.blocks.get(&cid).await? else {
+                tracing::warn!(%root, %cid, "the common state of a fork lacks a node");
+                continue;
+            };
+            let mut links = fsck::links(&cid, &block)
+                .map_err(|why| StoreError::Malformed { what: "block", why })?;
+            links.retain(|link| link.codec() == Codec::DagCbor);
+            stack.extend(self.mark(&links));
+            self.step().await;
         }
         Ok(())
     }

@@ -191,3 +191,22 @@ async fn a_fork_that_is_merged_during_a_collection_is_kept() {
     let lost = merge_during_a_collection(Some(Fault::ForksReadLate)).await;
     assert!(!lost.is_empty(), "forks that are read after the rows are not lost");
 }
+
+/// A fork is merged after a collection, by a master that has nothing in memory. Returns what that lost.
+async fn merge_after_a_collection(fault: Option<Fault>) -> Vec<String> {
+    let (federation, one, _two) = forked(fault).await;
+    assert!(collect(&one).await.unwrap().deleted > 0, "the state before both sides has no garbage");
+    let merging = federation.join(3).await;
+    match merging.recovery.merge(&one.master.address(), false).await {
+        Ok(merged) => assert_eq!((merged.base, merged.taken), (2, vec!["of-one".to_owned()])),
+        Err(error) => return vec![error.to_string()],
+    }
+    lost_of(&federation).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_before_a_fork_is_kept_until_it_is_merged() {
+    assert_eq!(merge_after_a_collection(None).await, Vec::<String>::new());
+    let lost = merge_after_a_collection(Some(Fault::ForkWithoutBase)).await;
+    assert!(!lost.is_empty(), "a fork whose common state is not kept is merged");
+}
