@@ -52,6 +52,10 @@ pub enum Fault {
     ForksReadLate,
     /// A collection keeps the sides of a fork, but not the state from which they came.
     ForkWithoutBase,
+    /// A recovery leaves the leases that a restored arbiter has.
+    LeasesOutliveRecovery,
+    /// A recovery raises the generation above that of the master that ends it, whatever others know.
+    GenerationsForgotten,
 }
 
 /// The fault that is injected, if any.

@@ -5,7 +5,8 @@ mod world;
 
 use std::time::Duration;
 
-use fula_service::fault_injection::Fault;
+use fula_service::{Applied, fault_injection::Fault};
+use tokio::sync::oneshot;
 
 use self::world::{Federation, collect, pause, run};
 use super::{regression::Member, *};
@@ -209,4 +210,91 @@ async fn the_state_before_a_fork_is_kept_until_it_is_merged() {
     assert_eq!(merge_after_a_collection(None).await, Vec::<String>::new());
     let lost = merge_after_a_collection(Some(Fault::ForkWithoutBase)).await;
     assert!(!lost.is_empty(), "a fork whose common state is not kept is merged");
+}
+
+/// A body of several blocks, the last of which arrives when the sender says so.
+fn upload() -> (oneshot::Sender<()>, BodyStream) {
+    let (go_on, waiting) = oneshot::channel();
+    // No two blocks are alike: one that arrives later does not put an earlier one again.
+    let block = |n: u8| Ok(Bytes::from(vec![n; 1 << 20]));
+    let first = futures::stream::iter((0..4).map(block));
+    let last = futures::stream::once(async move {
+        waiting.await.unwrap();
+        Ok(Bytes::from_static(b"the end"))
+    });
+    (go_on, Box::pin(first.chain(last)))
+}
+
+/// A master sleeps while it takes in a body. A collection takes its lease away, and the arbiter is restored to a
+/// state in which the master has it. Then the rest of the body arrives. Returns the answer, and what is lost.
+async fn upload_across_a_restore(fault: Option<Fault>) -> (bool, Vec<String>) {
+    let federation = Federation::new(fault);
+    let [one, two] = [federation.join(1).await, federation.join(2).await];
+    one.master.create().await;
+    let _first = run(&one);
+    let (go_on, body) = upload();
+    let putting = two.master.put_stream("k", body, WriteConditions::default());
+    let meanwhile = async {
+        pause().await;
+        let backup = federation.backup();
+        assert!(collect(&one).await.unwrap().deleted > 0, "the body was not collected");
+        federation.restore(backup);
+        let _second = run(&two);
+        recover().await;
+        assert_eq!(two.recovery.status().await.unwrap().alarm, None);
+        go_on.send(()).unwrap();
+    };
+    let (put, ()) = futures::join!(putting, meanwhile);
+    (is_untouched(&put), federation.problems().await)
+}
+
+fn is_untouched(put: &Result<ObjectRecord, ServiceError>) -> bool {
+    matches!(put, Err(ServiceError::Busy(Applied::None)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_before_a_restore_is_worth_nothing() {
+    assert_eq!(upload_across_a_restore(None).await, (true, Vec::new()));
+    let (is_refused, lost) = upload_across_a_restore(Some(Fault::LeasesOutliveRecovery)).await;
+    assert!(!is_refused && !lost.is_empty(), "a lease that outlives a recovery does no harm");
+}
+
+/// The same, but the body began in a generation that the restored arbiter has forgotten, and the master that ends
+/// the recovery never knew.
+async fn upload_across_forgotten_generations(fault: Option<Fault>) -> (bool, Vec<String>) {
+    let federation = Federation::new(fault);
+    let [one, two] = [federation.join(1).await, federation.join(2).await];
+    one.master.create().await;
+    let (first, second) = (run(&one), run(&two));
+    let backup = federation.backup();
+    pause().await;
+    collect(&one).await.unwrap();
+    let (go_on, body) = upload();
+    let putting = two.master.put_stream("k", body, WriteConditions::default());
+    let meanwhile = async {
+        pause().await;
+        second.abort();
+        assert!(collect(&one).await.unwrap().deleted > 0, "the body was not collected");
+        // The collector is gone with what it knows.
+        first.abort();
+        federation.restore(backup);
+        let three = federation.join(3).await;
+        let _second = run(&two);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        three.recovery.force().await.unwrap();
+        let _third = run(&three);
+        recover().await;
+        assert_eq!(two.recovery.status().await.unwrap().alarm, None);
+        go_on.send(()).unwrap();
+    };
+    let (put, ()) = futures::join!(putting, meanwhile);
+    (is_untouched(&put), federation.problems().await)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recovery_goes_above_every_generation_that_a_master_knows() {
+    assert_eq!(upload_across_forgotten_generations(None).await, (true, Vec::new()));
+    let fault = Some(Fault::GenerationsForgotten);
+    let (is_refused, lost) = upload_across_forgotten_generations(fault).await;
+    assert!(!is_refused && !lost.is_empty(), "a generation that is used again does no harm");
 }

@@ -12,11 +12,12 @@ use fula_core::{
 
 use super::{
     Recovery,
-    records::{Current, RecoveryClaim, json, parse},
+    records::{Current, Posted, RecoveryClaim, json, parse},
 };
 use crate::{
     arbiter::{KnownState, rollback::join_authors},
     error::{Applied, ServiceError, chain},
+    fault_injection::Fault,
     limits::AUTHORS_KEPT_MS,
 };
 
@@ -153,12 +154,14 @@ impl Recovery {
                 "the arbiter had forgotten packs of blocks: they are listed again"
             );
         }
-        // The arbiter may have forgotten generations in which blocks were collected.
         if self.blocks().generation().is_some() {
+            // A collector may have taken a lease away that the arbiter has again.
+            self.end_leases().await?;
+            // The arbiter may have forgotten generations in which blocks were collected.
             let roots = self.arbiter.unchecked();
-            let generation = roots.generation().await?.value.max(self.arbiter.generation()) + 1;
-            roots.raise_generation(generation).await?;
-            self.arbiter.observe_generation(generation);
+            let known = roots.generation().await?.value.max(self.highest_known(&current.id).await?);
+            roots.raise_generation(known + 1).await?;
+            self.arbiter.observe_generation(known + 1);
         }
         let prefix = format!("claim/{}/", current.id);
         let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
@@ -192,6 +195,18 @@ impl Recovery {
         }
         (current.closed, current.healed) = (true, healed);
         self.write_current(version, &current).await.map(drop)
+    }
+
+    /// Returns the highest generation that a master knows which has posted.
+    async fn highest_known(&self, id: &str) -> Result<u64, ServiceError> {
+        let mut highest = self.arbiter.generation();
+        if self.arbiter.0.faults.has(Fault::GenerationsForgotten) {
+            return Ok(highest);
+        }
+        for (_, posted) in self.records(&format!("ack/{id}/")).await? {
+            highest = highest.max(parse::<Posted>(&posted)?.generation);
+        }
+        Ok(highest)
     }
 
     /// Puts a bucket on top of the claim that includes all others. Returns `false` for a fork.

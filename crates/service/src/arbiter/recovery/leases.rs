@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fula_core::{
-    metadata::{Entry, Table},
+    metadata::{Entry, Table, WriteOutcome},
     root::{LeaseId, TimeMs},
 };
 use tokio::time::{Instant, sleep};
@@ -23,7 +23,7 @@ use super::{
     records::{Lease, json},
 };
 use crate::{
-    error::{ServiceError, chain},
+    error::{Applied, ServiceError, chain},
     fault_injection::Fault,
     limits::PAGE_MAX,
 };
@@ -33,6 +33,9 @@ const LENGTH: Duration = Duration::from_secs(4 * BEAT.as_secs());
 
 /// Longest wait for all masters.
 const WAIT_MAX: Duration = Duration::from_secs(3 * LENGTH.as_secs());
+
+/// Number of times that a lease is taken away again from a master that renews it.
+const TRIES: usize = 8;
 
 /// Interval between two looks at the records of the masters.
 const LOOK: Duration = Duration::from_millis(500);
@@ -215,6 +218,30 @@ impl Recovery {
         let value = Some(json(&MasterRecord { lease: None, ..record }));
         // If the master has renewed it in the meantime, the next look tells.
         self.metadata.write(Table::Masters, name, entry.version, value).await?;
+        Ok(())
+    }
+
+    /// Takes all leases away, because the arbiter went back: it may have a lease again that was taken away before,
+    /// and blocks that it kept may be gone. Masters get new ones with their next heartbeats.
+    pub(super) async fn end_leases(&self) -> Result<(), ServiceError> {
+        if self.arbiter.0.faults.has(Fault::LeasesOutliveRecovery) {
+            return Ok(());
+        }
+        for (name, mut entry) in self.master_records().await? {
+            for tried in 0.. {
+                let record = parse(&entry);
+                if record.lease.is_none() {
+                    break;
+                }
+                let value = Some(json(&MasterRecord { lease: None, ..record }));
+                match self.metadata.write(Table::Masters, &name, entry.version, value).await? {
+                    WriteOutcome::Done(_) => break,
+                    // The master has renewed it, or was removed.
+                    WriteOutcome::Conflict(Some(current)) if tried < TRIES => entry = current,
+                    WriteOutcome::Conflict(_) => return Err(ServiceError::Busy(Applied::None)),
+                }
+            }
+        }
         Ok(())
     }
 

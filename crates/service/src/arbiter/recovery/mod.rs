@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub(super) use self::heal::Candidate;
 use self::{
     masters::BEAT,
-    records::{Current, json, parse, records},
+    records::{Current, Posted, json, parse, records},
 };
 pub use self::{
     masters::{Forgotten, Master, MasterInfo},
@@ -261,7 +261,7 @@ impl Recovery {
                 };
                 self.metadata.write(Table::Recovery, &name, 0, Some(json(&claim))).await?;
             }
-            let value = Some(Bytes::from_static(b"{}"));
+            let value = Some(json(&Posted { generation: self.arbiter.generation() }));
             self.metadata.write(Table::Recovery, &ack, 0, value).await?;
         }
         let all_posted = self.posted(&current.id).await?.values().all(|posted| *posted);

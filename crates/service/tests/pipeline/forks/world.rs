@@ -189,6 +189,12 @@ impl Federation {
         Backup(self.roots.inner.backup(), self.metadata.backup())
     }
 
+    /// Restores the arbiter. Its mark shows that.
+    pub(super) fn restore(&self, Backup(roots, records): Backup) {
+        self.roots.inner.restore(roots);
+        self.metadata.restore(records);
+    }
+
     /// Restores the arbiter. Only versions and authors show that.
     pub(super) fn restore_quietly(&self, Backup(roots, records): Backup) {
         self.roots.inner.restore_quietly(roots);
