@@ -298,3 +298,40 @@ async fn a_recovery_goes_above_every_generation_that_a_master_knows() {
     let (is_refused, lost) = upload_across_forgotten_generations(fault).await;
     assert!(!is_refused && !lost.is_empty(), "a generation that is used again does no harm");
 }
+
+/// A bucket is forked a second time while a master is gone that claimed a side of the first fork.
+async fn fork_again(fault: Option<Fault>) -> Vec<String> {
+    let federation = Federation::new(fault);
+    let [one, two, three] =
+        [federation.join(1).await, federation.join(2).await, federation.join(3).await];
+    one.master.create().await;
+    let base = federation.backup();
+    one.master.put("both", b"1").await.unwrap();
+    one.master.put("of-one", b"1").await.unwrap();
+    federation.restore_quietly(base.clone());
+    three.master.put("of-three", b"3").await.unwrap();
+    federation.restore_quietly(base);
+    two.master.put("of-two", b"2").await.unwrap();
+    let (first, _second) = (run(&one), run(&two));
+    pause().await;
+    one.recovery.force().await.unwrap();
+    pause().await;
+    first.abort();
+    let _third = run(&three);
+    pause().await;
+    two.recovery.force().await.unwrap();
+    recover().await;
+    two.recovery.forget_master(one.recovery.name(), true).await.unwrap();
+    collect(&two).await.unwrap();
+    two.recovery.merge(&two.master.address(), false).await.unwrap();
+    let mut lost = lost_of(&federation).await;
+    lost.extend(federation.read("of-three").await.err().map(|error| error.to_string()));
+    lost
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fork_that_is_forked_again_keeps_all_sides() {
+    assert_eq!(fork_again(None).await, Vec::<String>::new());
+    let lost = fork_again(Some(Fault::SidesForgotten)).await;
+    assert!(!lost.is_empty(), "a side that is forgotten is not lost");
+}

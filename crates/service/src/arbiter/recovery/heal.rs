@@ -233,7 +233,8 @@ impl Recovery {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Seals a bucket against reads and writes until its claims are merged.
+    /// Seals a bucket against reads and writes until its claims are merged. The sides of an earlier fork stay: the
+    /// masters that claimed them may be gone.
     async fn seal(
         &self,
         bucket: &BucketAddress,
@@ -242,9 +243,19 @@ impl Recovery {
         tracing::error!(%bucket, "the bucket is forked and quarantined; run `fula roots merge`");
         let name = format!("fork/{bucket}");
         let entry = self.metadata.read(Table::Recovery, &name).await?;
-        let version = entry.map_or(0, |entry| entry.version);
-        let value = Some(json(&claims));
-        self.metadata.write(Table::Recovery, &name, version, value).await?;
+        let version = entry.as_ref().map_or(0, |entry| entry.version);
+        let mut sides = Vec::new();
+        if let Some(value) = entry.and_then(|entry| entry.value)
+            && !self.arbiter.0.faults.has(Fault::SidesForgotten)
+        {
+            sides = parse::<Vec<RecoveryClaim>>(&value)?;
+        }
+        for claim in claims {
+            if !sides.contains(claim) {
+                sides.push(claim.clone());
+            }
+        }
+        self.metadata.write(Table::Recovery, &name, version, Some(json(&sides))).await?;
         Ok(())
     }
 
