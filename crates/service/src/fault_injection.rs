@@ -43,6 +43,21 @@ pub enum Fault {
     LeaseNotCompared,
     /// A collection does not wait for other masters, and ignores their leases.
     LeasesIgnored,
+    /// A master says that it has seen a generation, or collects, before it has compared what it knows with the
+    /// rows.
+    KnownNotCompared,
+    /// A collection does not wait for masters that a restored arbiter has forgotten.
+    ForgottenNotAwaited,
+    /// A collection reads which buckets are forked after it has read the rows.
+    ForksReadLate,
+    /// A collection keeps the sides of a fork, but not the state from which they came.
+    ForkWithoutBase,
+    /// A recovery leaves the leases that a restored arbiter has.
+    LeasesOutliveRecovery,
+    /// A recovery raises the generation above that of the master that ends it, whatever others know.
+    GenerationsForgotten,
+    /// A recovery that forks a bucket again forgets the sides of the fork before.
+    SidesForgotten,
 }
 
 /// The fault that is injected, if any.

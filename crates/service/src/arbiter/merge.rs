@@ -11,7 +11,7 @@ use fula_core::{
     tree::{Change, Edits, Entry, Salt, Tree, diff, edit},
 };
 
-use super::recovery::{Candidate, Recovery};
+use super::recovery::{Candidate, Recovery, RecoveryClaim};
 use crate::error::{Applied, ServiceError};
 
 /// Largest number of commits that are examined on each side to find their common state.
@@ -52,15 +52,8 @@ impl Recovery {
             let text = format!("bucket {} is not forked", bucket.name);
             return Err(ServiceError::InvalidRequest(text));
         };
-        let (row, mut candidates) = self.candidates(bucket, &claims).await?;
-        // A side that another one includes adds nothing.
-        let all = candidates.clone();
-        candidates.retain(|side| {
-            let covers =
-                |other: &Candidate| other.pointer.root != side.pointer.root && other.includes(side);
-            !all.iter().any(covers)
-        });
-        candidates.sort_by_key(|side| (side.root.deleted.is_none(), side.root.time));
+        let (row, all) = self.candidates(bucket, &claims).await?;
+        let mut candidates = sides(&all);
         let Some(newest) = candidates.pop() else {
             return Err(ServiceError::bug("a fork without sides"));
         };
@@ -69,7 +62,7 @@ impl Recovery {
         let mut blocks = Vec::new();
         for side in candidates.iter().rev() {
             merged.sides.push(side.pointer.version);
-            let base = self.common(&newest, side).await?;
+            let base = self.common(&newest, side, &mut Vec::new()).await?;
             merged.base = base.as_ref().map_or(0, |base| base.version);
             let edits = self.edits(base.as_ref(), &root, &side.root, &mut merged).await?;
             let salt = root.salt;
@@ -94,11 +87,37 @@ impl Recovery {
         Ok(merged)
     }
 
-    /// Finds the newest root that both sides descend from.
+    /// Returns what a merge compares the sides of a fork with, for a collection that keeps it: the roots down to
+    /// each common state, and these states.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]; [`ServiceError::Damaged`]: a side is lost.
+    pub(crate) async fn bases(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[RecoveryClaim],
+    ) -> Result<(Vec<Cid>, Vec<Cid>), ServiceError> {
+        let (_, candidates) = self.candidates(bucket, claims).await?;
+        let mut candidates = sides(&candidates);
+        let (mut passed, mut bases) = (Vec::new(), Vec::new());
+        let Some(newest) = candidates.pop() else { return Ok((passed, bases)) };
+        for side in &candidates {
+            match self.common(&newest, side, &mut passed).await {
+                Ok(base) => bases.extend(base.map(|base| base.to_block().cid())),
+                // What is older than the history is gone, and no merge finds it either.
+                Err(ServiceError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((passed, bases))
+    }
+
+    /// Finds the newest root that both sides descend from. Adds the roots on the way to `passed`.
     async fn common(
         &self,
         one: &Candidate,
         other: &Candidate,
+        passed: &mut Vec<Cid>,
     ) -> Result<Option<BucketRoot>, ServiceError> {
         let mut sides = [
             (Some(one.pointer.root), one.root.clone()),
@@ -112,6 +131,7 @@ impl Recovery {
             let back = usize::from(sides[1].1.version > sides[0].1.version);
             let Some(parent) = sides[back].1.parent else { return Ok(None) };
             sides[back] = (Some(parent), self.root(&parent).await?);
+            passed.push(parent);
         }
         Ok(None)
     }
@@ -202,6 +222,18 @@ impl Recovery {
         }
         Ok(key)
     }
+}
+
+/// Returns the states that a merge joins, the newest last. A side that another one includes adds nothing.
+fn sides(all: &[Candidate]) -> Vec<Candidate> {
+    let mut sides = all.to_vec();
+    sides.retain(|side| {
+        let covers =
+            |other: &Candidate| other.pointer.root != side.pointer.root && other.includes(side);
+        !all.iter().any(covers)
+    });
+    sides.sort_by_key(|side| (side.root.deleted.is_none(), side.root.time));
+    sides
 }
 
 /// Returns the common state of two lives of a name, which is empty.

@@ -30,6 +30,7 @@ use quick_cache::sync::Cache;
 pub(crate) use self::{
     adopt::Adopted,
     collection::Begun,
+    recovery::Forks,
     swap::{SwapAnswer, Unverified},
 };
 use self::{
@@ -136,14 +137,14 @@ impl Arbiter {
         self.nodes().blocks().generation().unwrap_or_default()
     }
 
-    /// Asks the arbiter for the generation, and learns it.
+    /// Asks the arbiter for the generation, learns it and returns it.
     ///
     /// # Errors
     /// The errors of [`Self::find_bucket`].
-    pub(crate) async fn learn_generation(&self) -> Result<(), ServiceError> {
+    pub(crate) async fn learn_generation(&self) -> Result<u64, ServiceError> {
         let generation = self.checked(self.0.roots.generation()).await?;
         self.observe_generation(generation);
-        Ok(())
+        Ok(generation)
     }
 
     /// Begins a new generation in the arbiter. Swaps that began under an earlier one are refused from now on.

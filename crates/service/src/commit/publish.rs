@@ -117,7 +117,7 @@ impl Inner {
                 }
                 SwapAnswer::BelowGeneration => {
                     return match self.arbiter.learn_generation().await {
-                        Ok(()) => never_there(is_unknown),
+                        Ok(_) => never_there(is_unknown),
                         Err(_) if is_unknown => {
                             Swapped::Failed(ServiceError::Busy(Applied::Unknown))
                         }

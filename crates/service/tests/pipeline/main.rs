@@ -11,6 +11,7 @@ mod credentials;
 mod drops;
 mod encryption;
 mod faults;
+mod forks;
 mod full;
 mod generations;
 mod hung;

@@ -192,6 +192,23 @@ fn no_seed_collects_what_is_needed() {
     all_hold(&collecting(), SEEDS);
 }
 
+/// Returns the faults of runs in which all masters collect garbage, and the arbiter goes back once. Masters do not
+/// crash, as in [`regressing`].
+fn restored() -> Faults {
+    Faults { collects: true, ..regressing() }
+}
+
+#[test]
+fn no_seed_collects_what_the_arbiter_forgot() {
+    all_hold(&restored(), SEEDS / 20);
+}
+
+/// A master may sleep until its lease is taken away. The mark of the arbiter shows each restore.
+#[test]
+fn no_seed_relies_on_a_lease_of_before_a_restore() {
+    all_hold(&Faults { pause_ms: 150_000, ..restored() }, SEEDS / 20);
+}
+
 fn collecting_with(fault: Fault) -> Faults {
     let omitted = FaultInjection(Some(fault));
     Faults { omitted, puts_of_a_kind: 6, pause: 20, ..collecting() }

@@ -2,6 +2,7 @@
 
 mod collections;
 mod link;
+mod restores;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use fula_service::{
 };
 use fula_testkit::rng::Rng;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use self::link::Link;
 
@@ -257,62 +258,6 @@ impl World {
     /// Returns the current life of a master.
     pub(crate) fn life(&self, me: usize) -> u64 {
         self.state().lives[me]
-    }
-
-    /// Lets the arbiter go back to an earlier state, some time into the run.
-    pub(crate) async fn regress(&self) {
-        sleep(Duration::from_millis(300 + self.draw(2_000))).await;
-        // Pointers and metadata are one database.
-        let (backup, records) = (self.roots.backup(), self.metadata.backup());
-        sleep(Duration::from_millis(100 + self.draw(1_500))).await;
-        // In half of the cases the mark shows it; in the others only versions and authors do.
-        let tells = self.draw(2) == 0;
-        if tells {
-            self.roots.restore(backup);
-        } else {
-            self.roots.restore_quietly(backup);
-            let now = self.now_ns();
-            self.state().blind_from_ns = Some(now);
-        }
-        self.metadata.restore(records);
-        let mut state = self.state();
-        state.faults += 1;
-        // Connections end with the server, and messages in transit to it are lost.
-        state.server += 1;
-        drop(state);
-        self.note("the arbiter goes back in time");
-    }
-
-    /// Merges the forks, as an operator would, and checks the result.
-    pub(crate) async fn merge(&self, service: &Service) {
-        let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
-        let arbiter = service.arbiter().clone();
-        let random: Random = Arc::new(|bytes: &mut [u8]| bytes.fill(77));
-        let memory = Arc::clone(&self.memories[0]);
-        let recovery =
-            Recovery::open(arbiter, metadata, memory, &random, NamePolicy::PerOwner, true)
-                .await
-                .unwrap();
-        for _ in 0..5 {
-            let status = recovery.status().await.unwrap();
-            if status.forks.is_empty() && status.alarm.is_none() {
-                return;
-            }
-            for name in status.forks.keys() {
-                recovery.merge(&name.parse().unwrap(), false).await.unwrap();
-                self.state().forked = true;
-                self.note(&format!("merged {name}"));
-            }
-            sleep(Duration::from_secs(5)).await;
-        }
-        self.violate("forks remain after five merges".to_owned());
-    }
-
-    /// Returns the period in which a master could not know that the arbiter had gone back, because only
-    /// others had committed.
-    pub(crate) fn blind(&self) -> Option<(u64, u64)> {
-        let state = self.state();
-        state.blind_from_ns.map(|from| (from, state.calm_from_ns))
     }
 
     pub(crate) fn forked(&self) -> bool {

@@ -12,11 +12,12 @@ use fula_core::{
 
 use super::{
     Recovery,
-    records::{Current, RecoveryClaim, json, parse},
+    records::{Current, Posted, RecoveryClaim, json, parse},
 };
 use crate::{
     arbiter::{KnownState, rollback::join_authors},
     error::{Applied, ServiceError, chain},
+    fault_injection::Fault,
     limits::AUTHORS_KEPT_MS,
 };
 
@@ -43,10 +44,11 @@ impl Candidate {
     }
 }
 
-/// Returns the address of the root that a claim names.
-fn root_of(claim: &RecoveryClaim) -> Result<Cid, ServiceError> {
-    let malformed = StoreError::Malformed { what: "claim", why: "bad root" };
-    claim.root.parse().map_err(|_| malformed.into())
+/// Returns the pointer to the root that a claim names.
+fn pointer_of(claim: &RecoveryClaim) -> Result<RootPointer, ServiceError> {
+    let malformed = |_| StoreError::Malformed { what: "claim", why: "bad root" };
+    let root = claim.root.parse::<Cid>().map_err(malformed)?;
+    Ok(RootPointer { root, version: claim.version, generation: 0 })
 }
 
 impl Recovery {
@@ -56,27 +58,78 @@ impl Recovery {
     ) -> Result<Vec<(BucketAddress, Arc<KnownState>)>, ServiceError> {
         let mut lacking = Vec::new();
         for page in self.arbiter.guard().all_known().chunks(COMPARED) {
-            let buckets: Vec<_> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
-            let rows = self.arbiter.unchecked().get_roots(&buckets).await?.value;
-            for ((bucket, known), row) in page.iter().zip(rows) {
-                let is_there = match row {
-                    Some(row) if row.pointer == known.pointer => true,
-                    Some(row) => match self.candidate(row.pointer).await {
-                        Ok(found) => known.is_included_in(&found.pointer, &found.root),
-                        // A root that cannot be read contains nothing to rely on.
-                        Err(error) => {
-                            tracing::error!(%bucket, error = chain(&error), "cannot read the current root");
-                            false
-                        }
-                    },
-                    None => false,
-                };
+            for (row, (bucket, known)) in self.rows_of(page).await?.iter().zip(page) {
+                let is_there = self.has(row.as_ref(), known).await.unwrap_or_else(|error| {
+                    // A root that cannot be read contains nothing to rely on.
+                    tracing::error!(%bucket, error = chain(&error), "cannot read the current root");
+                    false
+                });
                 if !is_there {
                     lacking.push((bucket.clone(), Arc::clone(known)));
                 }
             }
         }
         Ok(lacking)
+    }
+
+    /// Compares everything that this master knows with what the arbiter has now. A state that is neither in the
+    /// row of its bucket nor in a fork raises the alarm.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`] in that case. [`ServiceError::Unavailable`], [`ServiceError::Damaged`]:
+    /// something cannot be read, so not everything was compared.
+    pub(super) async fn compare_known(&self) -> Result<(), ServiceError> {
+        if !self.arbiter.guard().compares() {
+            return Ok(());
+        }
+        // Forks come first. One that was merged since is in the row.
+        let forks = self.forks().await?;
+        for page in self.arbiter.guard().all_known().chunks(COMPARED) {
+            for (row, (bucket, known)) in self.rows_of(page).await?.iter().zip(page) {
+                let sides = forks.get(bucket).map(Vec::as_slice).unwrap_or_default();
+                if !self.has(row.as_ref(), known).await? && !self.is_in(sides, known).await? {
+                    return Err(self.arbiter.guard().note_lost(bucket));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn rows_of(
+        &self,
+        page: &[(BucketAddress, Arc<KnownState>)],
+    ) -> Result<Vec<Option<RootRow>>, ServiceError> {
+        let buckets: Vec<_> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
+        Ok(self.arbiter.unchecked().get_roots(&buckets).await?.value)
+    }
+
+    /// Returns whether a row includes what is known of its bucket.
+    async fn has(&self, row: Option<&RootRow>, known: &KnownState) -> Result<bool, ServiceError> {
+        let Some(row) = row else { return Ok(false) };
+        if row.pointer.root == known.pointer.root {
+            return Ok(true);
+        }
+        let found = self.candidate(row.pointer).await?;
+        Ok(known.is_included_in(&found.pointer, &found.root))
+    }
+
+    /// Returns whether one of these claims includes what is known of their bucket.
+    async fn is_in(
+        &self,
+        claims: &[RecoveryClaim],
+        known: &KnownState,
+    ) -> Result<bool, ServiceError> {
+        for claim in claims {
+            let side = pointer_of(claim)?;
+            if side.root == known.pointer.root {
+                return Ok(true);
+            }
+            let side = self.candidate(side).await?;
+            if known.is_included_in(&side.pointer, &side.root) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn candidate(&self, pointer: RootPointer) -> Result<Candidate, ServiceError> {
@@ -101,12 +154,14 @@ impl Recovery {
                 "the arbiter had forgotten packs of blocks: they are listed again"
             );
         }
-        // The arbiter may have forgotten generations in which blocks were collected.
         if self.blocks().generation().is_some() {
+            // A collector may have taken a lease away that the arbiter has again.
+            self.end_leases().await?;
+            // The arbiter may have forgotten generations in which blocks were collected.
             let roots = self.arbiter.unchecked();
-            let generation = roots.generation().await?.value.max(self.arbiter.generation()) + 1;
-            roots.raise_generation(generation).await?;
-            self.arbiter.observe_generation(generation);
+            let known = roots.generation().await?.value.max(self.highest_known(&current.id).await?);
+            roots.raise_generation(known + 1).await?;
+            self.arbiter.observe_generation(known + 1);
         }
         let prefix = format!("claim/{}/", current.id);
         let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
@@ -142,6 +197,18 @@ impl Recovery {
         self.write_current(version, &current).await.map(drop)
     }
 
+    /// Returns the highest generation that a master knows which has posted.
+    async fn highest_known(&self, id: &str) -> Result<u64, ServiceError> {
+        let mut highest = self.arbiter.generation();
+        if self.arbiter.0.faults.has(Fault::GenerationsForgotten) {
+            return Ok(highest);
+        }
+        for (_, posted) in self.records(&format!("ack/{id}/")).await? {
+            highest = highest.max(parse::<Posted>(&posted)?.generation);
+        }
+        Ok(highest)
+    }
+
     /// Puts a bucket on top of the claim that includes all others. Returns `false` for a fork.
     async fn heal(
         &self,
@@ -166,7 +233,8 @@ impl Recovery {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Seals a bucket against reads and writes until its claims are merged.
+    /// Seals a bucket against reads and writes until its claims are merged. The sides of an earlier fork stay: the
+    /// masters that claimed them may be gone.
     async fn seal(
         &self,
         bucket: &BucketAddress,
@@ -175,9 +243,19 @@ impl Recovery {
         tracing::error!(%bucket, "the bucket is forked and quarantined; run `fula roots merge`");
         let name = format!("fork/{bucket}");
         let entry = self.metadata.read(Table::Recovery, &name).await?;
-        let version = entry.map_or(0, |entry| entry.version);
-        let value = Some(json(&claims));
-        self.metadata.write(Table::Recovery, &name, version, value).await?;
+        let version = entry.as_ref().map_or(0, |entry| entry.version);
+        let mut sides = Vec::new();
+        if let Some(value) = entry.and_then(|entry| entry.value)
+            && !self.arbiter.0.faults.has(Fault::SidesForgotten)
+        {
+            sides = parse::<Vec<RecoveryClaim>>(&value)?;
+        }
+        for claim in claims {
+            if !sides.contains(claim) {
+                sides.push(claim.clone());
+            }
+        }
+        self.metadata.write(Table::Recovery, &name, version, Some(json(&sides))).await?;
         Ok(())
     }
 
@@ -194,10 +272,9 @@ impl Recovery {
             candidates.push(self.candidate(row.pointer).await?);
         }
         for claim in claims {
-            let root = root_of(claim)?;
-            if candidates.iter().all(|candidate| candidate.pointer.root != root) {
-                let pointer = RootPointer { root, version: claim.version, generation: 0 };
-                candidates.push(self.candidate(pointer).await?);
+            let side = pointer_of(claim)?;
+            if candidates.iter().all(|candidate| candidate.pointer.root != side.root) {
+                candidates.push(self.candidate(side).await?);
             }
         }
         Ok((row, candidates))

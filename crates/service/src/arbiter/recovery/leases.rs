@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fula_core::{
-    metadata::{Entry, Table},
+    metadata::{Entry, Table, WriteOutcome},
     root::{LeaseId, TimeMs},
 };
 use tokio::time::{Instant, sleep};
@@ -22,13 +22,20 @@ use super::{
     masters::{BEAT, MasterRecord},
     records::{Lease, json},
 };
-use crate::{error::ServiceError, fault_injection::Fault, limits::PAGE_MAX};
+use crate::{
+    error::{Applied, ServiceError, chain},
+    fault_injection::Fault,
+    limits::PAGE_MAX,
+};
 
 /// Time for which a collector waits for a sign of a master before it takes the lease away: four heartbeats.
 const LENGTH: Duration = Duration::from_secs(4 * BEAT.as_secs());
 
 /// Longest wait for all masters.
 const WAIT_MAX: Duration = Duration::from_secs(3 * LENGTH.as_secs());
+
+/// Number of times that a lease is taken away again from a master that renews it.
+const TRIES: usize = 8;
 
 /// Interval between two looks at the records of the masters.
 const LOOK: Duration = Duration::from_millis(500);
@@ -54,15 +61,37 @@ impl Recovery {
             // Until the record is seen by every collector that begins later, it keeps everything.
             return Ok(Some(Lease { id: hex::encode(id), ..Lease::default() }));
         };
-        // Until everything that this master remembers was compared, it may know what the arbiter lacks.
-        let is_well = arbiter.guard().alarm().is_none() && self.has_compared_all();
-        if is_well {
-            arbiter.learn_generation().await?;
-        }
-        let generation = if is_well { arbiter.generation() } else { 0 };
+        let generation = match arbiter.guard().alarm() {
+            Some(_) => 0,
+            None => self.seen_generation(kept.generation).await?,
+        };
         let floor = u64::from(pins.floor().0);
         let reads_since = pins.oldest_read().unwrap_or(now).min(now);
         Ok(Some(Lease { id: kept.id, generation, floor, reads_since }))
+    }
+
+    /// Returns the generation that this master may say it has seen. `said` is what its record says, as the
+    /// arbiter has it. From then on a collector relies on rows of that generation alone, so everything that this
+    /// master knows is compared first with what the arbiter has under it. Returns 0 if the arbiter lacks something.
+    ///
+    /// It compares with the record of the arbiter, because a restored arbiter may use a generation again.
+    async fn seen_generation(&self, said: u64) -> Result<u64, ServiceError> {
+        let generation = self.arbiter.learn_generation().await?;
+        if generation <= said || self.arbiter.0.faults.has(Fault::KnownNotCompared) {
+            return Ok(generation);
+        }
+        match self.compare_known().await {
+            Ok(()) => Ok(generation),
+            Err(ServiceError::Regressed(_)) => Ok(0),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(
+                    error,
+                    "a collection waits: this master cannot compare what it knows"
+                );
+                Ok(said)
+            }
+        }
     }
 
     /// Uses a lease that the arbiter has now.
@@ -104,6 +133,9 @@ impl Recovery {
         self.may_collect().await?;
         let recovery = self.current().await?.map_or(0, |(version, _)| version);
         let (generation, reads_since) = self.arbiter.raise_generation().await?;
+        if !self.arbiter.0.faults.has(Fault::KnownNotCompared) {
+            self.compare_known().await?;
+        }
         let begun = Begun { generation, bound: epoch_of(generation), reads_since, recovery };
         if self.arbiter.0.faults.has(Fault::LeasesIgnored) {
             return Ok(begun);
@@ -119,8 +151,9 @@ impl Recovery {
             let mut begun = first;
             begun.keep_own(&self.arbiter);
             let now = self.arbiter.now().await?;
-            let mut awaited = None;
-            for (name, entry) in self.master_records().await? {
+            let records = self.master_records().await?;
+            let mut awaited = self.forgotten_master(&records).await?;
+            for (name, entry) in records {
                 if name == self.name {
                     continue;
                 }
@@ -148,11 +181,27 @@ impl Recovery {
             if started.elapsed() > WAIT_MAX {
                 return Err(unready(format!(
                     "the master {awaited} does not see that a collection has begun: it may run an earlier \
-                     version, or cannot reach the arbiter"
+                     version, cannot reach the arbiter, or is gone since the arbiter was restored: start it, or \
+                     remove it with `fula masters forget`"
                 )));
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Returns a master that this one knows from before the arbiter was restored, and that the arbiter does not
+    /// list. It lists itself again with its next heartbeat, and may know what the arbiter lacks.
+    async fn forgotten_master(
+        &self,
+        records: &[(String, Entry)],
+    ) -> Result<Option<String>, ServiceError> {
+        if self.arbiter.0.faults.has(Fault::ForgottenNotAwaited) {
+            return Ok(None);
+        }
+        let is_listed = |name: &String| records.iter().any(|(listed, _)| listed == name);
+        let mut known = self.masters().await?;
+        known.retain(|name| !is_listed(name) && *name != self.name);
+        Ok(known.pop_first())
     }
 
     /// Takes the lease of a master away that does not renew it.
@@ -169,6 +218,30 @@ impl Recovery {
         let value = Some(json(&MasterRecord { lease: None, ..record }));
         // If the master has renewed it in the meantime, the next look tells.
         self.metadata.write(Table::Masters, name, entry.version, value).await?;
+        Ok(())
+    }
+
+    /// Takes all leases away, because the arbiter went back: it may have a lease again that was taken away before,
+    /// and blocks that it kept may be gone. Masters get new ones with their next heartbeats.
+    pub(super) async fn end_leases(&self) -> Result<(), ServiceError> {
+        if self.arbiter.0.faults.has(Fault::LeasesOutliveRecovery) {
+            return Ok(());
+        }
+        for (name, mut entry) in self.master_records().await? {
+            for tried in 0.. {
+                let record = parse(&entry);
+                if record.lease.is_none() {
+                    break;
+                }
+                let value = Some(json(&MasterRecord { lease: None, ..record }));
+                match self.metadata.write(Table::Masters, &name, entry.version, value).await? {
+                    WriteOutcome::Done(_) => break,
+                    // The master has renewed it, or was removed.
+                    WriteOutcome::Conflict(Some(current)) if tried < TRIES => entry = current,
+                    WriteOutcome::Conflict(_) => return Err(ServiceError::Busy(Applied::None)),
+                }
+            }
+        }
         Ok(())
     }
 
@@ -244,16 +317,6 @@ impl Recovery {
             ))),
             None => Ok(()),
         }
-    }
-
-    /// Returns the roots of all sides of forked buckets, which are kept until they are merged.
-    pub(crate) async fn forked_roots(&self) -> Result<Vec<String>, ServiceError> {
-        let mut roots = Vec::new();
-        for (_, value) in self.records("fork/").await? {
-            let claims: Vec<super::RecoveryClaim> = super::records::parse(&value)?;
-            roots.extend(claims.into_iter().map(|claim| claim.root));
-        }
-        Ok(roots)
     }
 }
 

@@ -13,10 +13,7 @@ mod records;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,7 +29,7 @@ use tokio::time::Instant;
 pub(super) use self::heal::Candidate;
 use self::{
     masters::BEAT,
-    records::{Current, json, parse, records},
+    records::{Current, Posted, json, parse, records},
 };
 pub use self::{
     masters::{Forgotten, Master, MasterInfo},
@@ -70,6 +67,9 @@ pub struct Status {
     pub healed: Vec<String>,
 }
 
+/// The buckets that are quarantined as forks, with the claims on each.
+pub(crate) type Forks = BTreeMap<BucketAddress, Vec<RecoveryClaim>>;
+
 /// The part that one master takes in recoveries.
 #[derive(Clone)]
 pub struct Recovery {
@@ -89,8 +89,6 @@ pub struct Recovery {
     writer: WriterId,
     /// The bucket that was last compared with the arbiter.
     compared: Arc<Mutex<Option<BucketAddress>>>,
-    /// Whether every known bucket was compared with the arbiter since this process started.
-    has_compared: Arc<AtomicBool>,
     random: Random,
 }
 
@@ -138,7 +136,6 @@ impl Recovery {
             names,
             writer,
             compared: Arc::default(),
-            has_compared: Arc::default(),
             random: Arc::clone(random),
         };
         let known = recovery.arbiter.guard().all_known();
@@ -199,9 +196,6 @@ impl Recovery {
         let page = guard.known_after(after.as_ref(), COMPARED_A_LOOK);
         *self.compared.lock() = page.last().map(|(bucket, _)| bucket.clone());
         let mark = self.arbiter.compare(&page).await?;
-        if page.len() < COMPARED_A_LOOK {
-            self.has_compared.store(true, Ordering::Relaxed);
-        }
         let found = self.current().await?;
         let alarm = guard.alarm();
         match (found, alarm) {
@@ -225,10 +219,6 @@ impl Recovery {
                 self.look_at_masters().await
             }
         }
-    }
-
-    pub(super) fn has_compared_all(&self) -> bool {
-        self.has_compared.load(Ordering::Relaxed)
     }
 
     async fn current(&self) -> Result<Option<(u64, Current)>, ServiceError> {
@@ -271,7 +261,7 @@ impl Recovery {
                 };
                 self.metadata.write(Table::Recovery, &name, 0, Some(json(&claim))).await?;
             }
-            let value = Some(Bytes::from_static(b"{}"));
+            let value = Some(json(&Posted { generation: self.arbiter.generation() }));
             self.metadata.write(Table::Recovery, &ack, 0, value).await?;
         }
         let all_posted = self.posted(&current.id).await?.values().all(|posted| *posted);
@@ -298,8 +288,19 @@ impl Recovery {
 
     /// Returns the buckets that are quarantined as forks.
     async fn forked(&self) -> Result<BTreeSet<BucketAddress>, ServiceError> {
-        let forks = self.records("fork/").await?;
-        Ok(forks.iter().filter_map(|(name, _)| name.strip_prefix("fork/")?.parse().ok()).collect())
+        Ok(self.forks().await?.into_keys().collect())
+    }
+
+    /// Returns the buckets that are quarantined as forks, with the claims on each.
+    pub(crate) async fn forks(&self) -> Result<Forks, ServiceError> {
+        let mut forks = Forks::new();
+        for (name, claims) in self.records("fork/").await? {
+            let bucket = name.strip_prefix("fork/").and_then(|name| name.parse().ok());
+            if let Some(bucket) = bucket {
+                forks.insert(bucket, parse(&claims)?);
+            }
+        }
+        Ok(forks)
     }
 
     /// Returns the claims on a forked bucket, and the version of their record.

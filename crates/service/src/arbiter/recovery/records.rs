@@ -26,6 +26,14 @@ pub struct RecoveryClaim {
     pub version: u64,
 }
 
+/// What a master says when it has posted all its claims. Earlier versions say nothing.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Posted {
+    /// The highest generation of shared blocks that it knows.
+    pub(super) generation: u64,
+}
+
 /// The lease of a master, as its record has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

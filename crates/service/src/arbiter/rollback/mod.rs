@@ -352,6 +352,16 @@ impl RollbackGuard {
         Err(self.regress(bucket, "it lacks a commit that the arbiter had carried out"))
     }
 
+    /// Returns whether answers are compared with what this master knows.
+    pub(crate) fn compares(&self) -> bool {
+        self.is_on
+    }
+
+    /// Raises the alarm, because the arbiter lacks what this master knows of a bucket. Returns the error.
+    pub(crate) fn note_lost(&self, bucket: &BucketAddress) -> ServiceError {
+        self.regress(bucket, "it lacks a state that this master knows")
+    }
+
     fn regress(&self, bucket: &BucketAddress, why: &str) -> ServiceError {
         metrics::counter!("fula_regressions_total").increment(1);
         self.raise(format!("bucket {}: {why}", bucket.name));

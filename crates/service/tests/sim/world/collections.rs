@@ -6,7 +6,7 @@ use fula_core::{BlockStore, RootPointerStore, tree::Nodes};
 use fula_service::{Collection, Recovery, Service, ServiceError, fsck};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{DurableView, World};
+use super::{DurableView, World, restores::KEPT};
 
 impl World {
     /// Collects garbage from time to time, in one life of a master.
@@ -25,13 +25,14 @@ impl World {
         }
     }
 
-    /// Collects garbage. Nothing is kept that was replaced longer ago than a moment.
+    /// Collects garbage. Nothing is kept that was replaced longer ago than a moment, or than a backup may be old.
     pub(crate) async fn collect(
         &self,
         service: &Service,
         recovery: &Recovery,
     ) -> Result<Collection, ServiceError> {
-        let collected = service.collect_shared(Some(recovery), Duration::ZERO, &|| 0).await;
+        let kept = if self.faults.regresses { KEPT } else { Duration::ZERO };
+        let collected = service.collect_shared(Some(recovery), kept, &|| 0).await;
         if let Ok(done) = &collected {
             self.state().deleted += done.deleted;
         }
