@@ -191,11 +191,16 @@ pub fn header_bytes(begin: &[u8]) -> Result<Option<u64>, CarError> {
 
 /// Appends the section of a block.
 pub fn put_section(out: &mut BytesMut, cid: &Cid, bytes: &[u8]) {
-    let cid = cid.to_bytes();
-    out.reserve(VARINT_BYTES_MAX + cid.len() + bytes.len());
-    put_varint(out, cid.len() + bytes.len());
-    out.put_slice(&cid);
+    out.reserve(VARINT_BYTES_MAX + Cid::BYTES + bytes.len());
+    begin_section(out, cid, bytes.len());
     out.put_slice(bytes);
+}
+
+/// Appends the beginning of the section of a block of `len` bytes: everything before its bytes.
+pub fn begin_section(out: &mut BytesMut, cid: &Cid, len: usize) {
+    let cid = cid.to_bytes();
+    put_varint(out, cid.len() + len);
+    out.put_slice(&cid);
 }
 
 /// Returns the length in bytes of the section of a block of `len` bytes.

@@ -13,7 +13,7 @@ use fula_core::{
     BucketAddress, BucketName, Cid, Codec, StoreError, block::require, bucket::BucketRoot, car,
     root::TimeMs,
 };
-use futures::{StreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use super::{check::part_of, walk::Walk};
 use crate::{
@@ -33,6 +33,9 @@ pub(super) const CAR_MEMORY: usize = 14 << 20;
 
 /// Bytes of blocks that are handed on at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// Length in bytes of blocks that are handed on without copying them.
+const UNCOPIED_BYTES: usize = 64 << 10;
 
 /// A bucket as a CAR file: its root, and everything that it links in depth-first order. It is the same file
 /// for the same root.
@@ -241,7 +244,8 @@ pub(crate) fn paced<E: Send + 'static>(
     bytes.flat_map(framed).boxed()
 }
 
-/// Returns the bytes of a file in pieces of about [`CHUNK_BYTES`], which begins with `begin`.
+/// Returns the bytes of a file, which begins with `begin`: in pieces of about [`CHUNK_BYTES`], and each large block
+/// as a piece of its own.
 pub(super) fn bytes_of<T: Send + 'static>(
     walk: Walk,
     begin: BytesMut,
@@ -251,19 +255,29 @@ pub(super) fn bytes_of<T: Send + 'static>(
     let begin = Some((walk, begin, (count, kept)));
     let pieces = stream::try_unfold(begin, |state| async move {
         let Some((mut walk, mut out, kept)) = state else { return Ok(None) };
+        let mut pieces = Vec::new();
         loop {
             let blocks = walk.next().await?;
             if blocks.is_empty() {
-                return Ok(Some((out.freeze(), None)));
+                pieces.extend(Some(out.freeze()).filter(|out| !out.is_empty()));
+                return Ok(Some((pieces, None)));
             }
             kept.0.fetch_add(blocks.len() as u64, Ordering::Relaxed);
-            for block in &blocks {
-                car::put_section(&mut out, &block.cid(), block.bytes());
+            for block in blocks {
+                if block.bytes().len() < UNCOPIED_BYTES {
+                    car::put_section(&mut out, &block.cid(), block.bytes());
+                } else {
+                    car::begin_section(&mut out, &block.cid(), block.bytes().len());
+                    pieces.extend([out.split().freeze(), block.bytes().clone()]);
+                }
             }
             if out.len() >= CHUNK_BYTES {
-                return Ok(Some((out.freeze(), Some((walk, BytesMut::new(), kept)))));
+                pieces.push(out.split().freeze());
+            }
+            if !pieces.is_empty() {
+                return Ok(Some((pieces, Some((walk, out, kept)))));
             }
         }
     });
-    pieces.boxed()
+    pieces.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok))).try_flatten().boxed()
 }

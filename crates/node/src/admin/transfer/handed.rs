@@ -77,32 +77,61 @@ pub(super) async fn receive(stream: &UnixStream) -> io::Result<File> {
     file.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Writes pieces to a file, each while the next one is made.
+/// Writes pieces to a file, some together while the next ones are made.
 pub(super) struct Writer {
     file: Arc<File>,
+    queued: Vec<Bytes>,
     writing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Writer {
     pub(super) fn new(file: File) -> Self {
-        Self { file: Arc::new(file), writing: None }
+        Self { file: Arc::new(file), queued: Vec::new(), writing: None }
     }
 
-    /// Begins to write a piece, once the one before is written.
+    /// Takes a piece. It is written with others, once those before are written.
     pub(super) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
-        self.flush().await?;
-        let file = Arc::clone(&self.file);
-        self.writing = Some(spawn_blocking(move || (&*file).write_all(&piece)));
+        self.queued.push(piece);
+        if self.queued.iter().map(Bytes::len).sum::<usize>() < PIECE_BYTES {
+            return Ok(());
+        }
+        self.begin().await
+    }
+
+    async fn begin(&mut self) -> io::Result<()> {
+        self.wait().await?;
+        let (file, pieces) = (Arc::clone(&self.file), std::mem::take(&mut self.queued));
+        self.writing = Some(spawn_blocking(move || write_all(&file, &pieces)));
         Ok(())
     }
 
-    /// Waits until all pieces are written.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
+    async fn wait(&mut self) -> io::Result<()> {
         match self.writing.take() {
             Some(writing) => joined(writing).await,
             None => Ok(()),
         }
     }
+
+    /// Waits until all pieces are written.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        self.begin().await?;
+        self.wait().await
+    }
+}
+
+fn write_all(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut left = &mut slices[..];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Returns the bytes of a file, from its position on. Each piece is read while the one before is in use.
