@@ -27,7 +27,7 @@ use crate::{
     service::{Part, Service},
 };
 
-/// Memory of a file on its way in bytes: leaves that are read at a time, the piece that they become, and the
+/// Memory of a file on its way in bytes: leaves that are read at a time, those that are being written, and the
 /// table of addresses.
 pub(super) const CAR_MEMORY: usize = 14 << 20;
 
