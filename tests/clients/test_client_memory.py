@@ -53,6 +53,7 @@ def test_the_memory_of_uploads_and_downloads_is_bounded_and_does_not_grow(home):
     shown = {name: bytes // MIB for name, bytes in peaks.items()}
     print(shown)
     assert all(bytes <= LIMIT for bytes in peaks.values()), shown
+    # Peaks of equal uploads differ by 10 MiB; an upload that kept a tenth of the file would add 25 MiB.
     # What waits to be written of a download is bounded by pieces, whose length the network decides.
     for target in ("to vault:mine/file", "to s3://memory/file"):
-        assert peaks[f"384 MiB {target}"] <= peaks[f"128 MiB {target}"] + 8 * MIB, shown
+        assert peaks[f"384 MiB {target}"] <= peaks[f"128 MiB {target}"] + 25 * MIB, shown
