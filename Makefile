@@ -152,8 +152,9 @@ $(IPFS_TOOLS)/ipfs-cluster-service: tests/tools/cluster/go.sum
 	mkdir -p $(IPFS_TOOLS)
 	cd tests/tools/cluster && $(GO_BUILD) github.com/ipfs-cluster/ipfs-cluster/cmd/ipfs-cluster-service
 
+# These tests wait more than they compute. Each worker runs whole files, with gateways of its own.
 clients: tools ipfs bins ## Stock S3 clients and the commands of the documents against real gateways
-	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
+	$(VENV)/bin/pytest -q -p no:cacheprovider -n 3 --dist loadfile tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed $(SITE_VENV)/installed
