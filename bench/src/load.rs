@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use fula_core::cbor::Writer;
 use fula_testkit::{
     rng::Rng,
     s3::{Call, Client, Credentials, Payload},
@@ -25,6 +26,15 @@ const PAGE: u64 = 1000;
 /// Number of bytes between two stamps, which make every block different, so that no block is stored only
 /// once.
 const STAMP_EVERY: usize = 1 << 20;
+
+/// Number of objects that one commit makes.
+const IN_A_COMMIT: u64 = 1000;
+
+/// Number of connections that commit.
+const MAKERS: u64 = 4;
+
+/// Longest time that a commit may take.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The operation that each connection repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +136,45 @@ impl Bodies {
         }
         body.freeze()
     }
+}
+
+/// Makes objects with the first keys of [`key`], many in each commit.
+///
+/// # Errors
+/// The first answer other than success, or a broken connection.
+pub(crate) async fn commit(
+    client: impl Fn() -> Client,
+    bucket: &str,
+    objects: u64,
+    bytes: usize,
+) -> io::Result<()> {
+    let bodies = Bodies::new(bytes);
+    let step = usize::try_from(MAKERS * IN_A_COMMIT).map_err(io::Error::other)?;
+    let makers = (0..MAKERS).map(|maker| {
+        let (mut client, bodies) = (client(), bodies.clone());
+        async move {
+            for first in (maker * IN_A_COMMIT..objects).step_by(step) {
+                let numbers = first..objects.min(first + IN_A_COMMIT);
+                let mut out = Writer::with_capacity(1 << 19);
+                let count =
+                    usize::try_from(numbers.end - numbers.start).map_err(io::Error::other)?;
+                out.map(1).text("changes").array(count);
+                for number in numbers {
+                    out.map(1).text("put").map(2).text("key").text(&key(number));
+                    out.text("bytes").bytes(&bodies.body(number));
+                }
+                let call = Call::new(Method::POST, format!("/{bucket}")).query("fula-commit");
+                let call = call.header("content-type", "application/vnd.ipld.dag-cbor");
+                let reply = client.send(&call.body(out.finish()), PATIENCE).await?;
+                if !reply.status.is_success() {
+                    let text = String::from_utf8_lossy(&reply.body);
+                    return Err(io::Error::other(format!("{}: {text}", reply.status)));
+                }
+            }
+            Ok(())
+        }
+    });
+    try_join_all(makers).await.map(drop)
 }
 
 /// Runs a load until its limit.

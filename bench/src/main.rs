@@ -12,6 +12,7 @@ mod ingest;
 mod listings;
 mod load;
 mod memory;
+mod others;
 mod peers;
 mod pinned;
 mod process;
@@ -265,6 +266,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         lines: u64,
     },
+    /// Measure what masters read of others: a key that another one has just written, and the start of an empty one
+    Others(others::Plan),
     /// Measure a storage node beside a master: a large file, small blocks, mappings and receipts, in turns
     Ingest {
         #[arg(long, default_value_t = 5)]
@@ -452,6 +455,7 @@ async fn run(cli: Cli) -> io::Result<()> {
         Command::Collected { masters, overwrites, keys, lines } => {
             collected::run(&collected::Plan { masters, overwrites, keys, lines }).await
         }
+        Command::Others(plan) => others::run(&plan).await,
         Command::Ingest { rounds, mib, small } => {
             ingest::run(&ingest::Plan { rounds, mib, small }).await
         }

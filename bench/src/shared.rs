@@ -13,7 +13,7 @@ use fula_testkit::{
     link::Link,
     postgres::Postgres,
     process::Gateway,
-    s3::{Call, Credentials, Payload},
+    s3::{Call, Client, Credentials, Payload},
 };
 use futures::future::try_join_all;
 use http::Method;
@@ -59,8 +59,11 @@ pub(crate) struct Federation {
     pub(crate) credentials: Credentials,
     /// Where the block store keeps its files.
     pub(crate) store_dir: PathBuf,
+    binary: PathBuf,
+    env: Vec<(String, OsString)>,
+    dir: TempDir,
     /// What goes with it.
-    _kept: (Option<Postgres>, TempDir),
+    _postgres: Option<Postgres>,
 }
 
 /// SeaweedFS, where it is the store: one for all builds, each of which has a prefix of its own. A second one
@@ -68,20 +71,20 @@ pub(crate) struct Federation {
 pub(crate) struct Below {
     peer: Peer,
     /// What adds the delay.
-    link: Link,
+    pub(crate) link: Link,
     dir: TempDir,
 }
 
 impl Below {
-    async fn start(plan: &Plan) -> io::Result<Option<Self>> {
-        if plan.store == Store::File {
+    pub(crate) async fn start(store: Store, delay: Duration) -> io::Result<Option<Self>> {
+        if store == Store::File {
             return Ok(None);
         }
         let dir = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
         let peer = peers::seaweedfs(dir.path())?;
         make_bucket(&peer, "blocks").await?;
         let link = Link::open(peer.address).await?;
-        link.set_latency(plan.delay);
+        link.set_latency(delay);
         Ok(Some(Self { peer, link, dir }))
     }
 }
@@ -139,26 +142,42 @@ impl Federation {
             env.push(("FULA_SECRETS_KEY_FILE".into(), key.into()));
             postgres = Some(started);
         }
-        let mut gateways = Vec::new();
-        for n in 0..masters {
-            let data_dir = dir.path().join(format!("master{n}"));
-            let mut gateway = Gateway::new(&binary, &data_dir, env.clone())?;
-            gateway.launch()?;
-            gateway.serving().await?;
-            gateways.push(gateway);
+        let mut federation = Self {
+            name: kind.name(),
+            gateways: Vec::new(),
+            credentials: Credentials::of_new_wallet()?,
+            store_dir,
+            binary,
+            env,
+            dir,
+            _postgres: postgres,
+        };
+        for _ in 0..masters {
+            federation.join().await?;
         }
-        let credentials = gateways[0].credentials()?;
-        let name = kind.name();
-        let kept = (postgres, dir);
-        let federation = Self { name, gateways, credentials, store_dir, _kept: kept };
+        federation.credentials = federation.gateways[0].credentials()?;
         federation.make_bucket("bucket").await?;
         Ok(federation)
     }
 
+    /// Starts another master, whose data directory is new. Returns the time until it serves.
+    pub(crate) async fn join(&mut self) -> io::Result<Duration> {
+        let data_dir = self.dir.path().join(format!("master{}", self.gateways.len()));
+        let mut gateway = Gateway::new(&self.binary, &data_dir, self.env.clone())?;
+        let begun = Instant::now();
+        gateway.launch()?;
+        gateway.serving().await?;
+        self.gateways.push(gateway);
+        Ok(begun.elapsed())
+    }
+
+    /// Returns a client of a master.
+    pub(crate) fn client(&self, master: usize) -> Client {
+        Client::new(self.gateways[master].address(), self.credentials.clone())
+    }
+
     async fn make_bucket(&self, name: &str) -> io::Result<()> {
-        let address = self.gateways[0].address();
-        let mut client = fula_testkit::s3::Client::new(address, self.credentials.clone());
-        let reply = client.send(&Call::new(Method::PUT, format!("/{name}")), START).await?;
+        let reply = self.client(0).send(&Call::new(Method::PUT, format!("/{name}")), START).await?;
         if reply.status.is_success() {
             Ok(())
         } else {
@@ -218,7 +237,7 @@ async fn make_bucket(peer: &Peer, name: &str) -> io::Result<()> {
     let deadline = Instant::now() + START;
     loop {
         // A new connection each time: it may have been refused.
-        let mut client = fula_testkit::s3::Client::new(peer.address, peer.credentials.clone());
+        let mut client = Client::new(peer.address, peer.credentials.clone());
         let asked = client.send(&Call::new(Method::PUT, format!("/{name}")), START).await;
         match asked {
             Ok(reply) if reply.status.is_success() => return Ok(()),
@@ -263,7 +282,7 @@ pub(crate) fn stored(dir: &Path) -> io::Result<(u64, u64)> {
 
 /// Measures, and prints a table.
 pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
-    let store = Below::start(plan).await?;
+    let store = Below::start(plan.store, plan.delay).await?;
     let mut federations = Vec::new();
     for kind in &plan.kinds {
         eprintln!("starting {}", kind.name());

@@ -13,17 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fula_core::cbor::Writer;
 use fula_testkit::{
     rng::Rng,
     s3::{Call, Client, Payload},
 };
-use futures::future::try_join_all;
 use http::{Method, StatusCode};
 use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
-    load::{Bodies, key},
+    load::{Bodies, commit, key},
     process::usage,
     report::median,
     server::{Kind, Server, allocated},
@@ -51,14 +49,6 @@ pub(crate) struct Plan {
 }
 
 const BUCKET: &str = "worn";
-
-/// Number of objects that one commit makes.
-const IN_A_COMMIT: u64 = 1000;
-
-/// Number of connections that make objects.
-const MAKERS: u64 = 4;
-
-const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Interval between two looks at disk and memory.
 const LOOK: Duration = Duration::from_millis(500);
@@ -227,36 +217,10 @@ fn collect(server: &Server) -> io::Result<u64> {
     done["live_bytes"].as_u64().ok_or_else(|| io::Error::other("fula gc names no live bytes"))
 }
 
-/// Makes the objects, in commits.
+/// Makes the objects.
 async fn make(plan: &Plan, server: &Server) -> io::Result<()> {
     let begun = Instant::now();
-    let bodies = Bodies::new(plan.bytes);
-    let step = usize::try_from(MAKERS * IN_A_COMMIT).map_err(io::Error::other)?;
-    let makers = (0..MAKERS).map(|maker| {
-        let (mut client, bodies) = (server.client(), bodies.clone());
-        async move {
-            for first in (maker * IN_A_COMMIT..plan.objects).step_by(step) {
-                let numbers = first..plan.objects.min(first + IN_A_COMMIT);
-                let mut out = Writer::with_capacity(1 << 19);
-                let count =
-                    usize::try_from(numbers.end - numbers.start).map_err(io::Error::other)?;
-                out.map(1).text("changes").array(count);
-                for number in numbers {
-                    out.map(1).text("put").map(2).text("key").text(&key(number));
-                    out.text("bytes").bytes(&bodies.body(number));
-                }
-                let call = Call::new(Method::POST, format!("/{BUCKET}")).query("fula-commit");
-                let call = call.header("content-type", "application/vnd.ipld.dag-cbor");
-                let reply = client.send(&call.body(out.finish()), PATIENCE).await?;
-                if !reply.status.is_success() {
-                    let text = String::from_utf8_lossy(&reply.body);
-                    return Err(io::Error::other(format!("{}: {text}", reply.status)));
-                }
-            }
-            Ok(())
-        }
-    });
-    try_join_all(makers).await?;
+    commit(|| server.client(), BUCKET, plan.objects, plan.bytes).await?;
     let bytes = allocated(server.dir())?;
     eprintln!(
         "made {} objects in {:.0} s, {} MiB on disk",

@@ -60,7 +60,11 @@ pub enum CarError {
 /// Reads a file whose bytes are pushed as they arrive.
 #[derive(Debug, Default)]
 pub struct CarReader {
+    /// What follows the sections that were read, unless one of them is open.
     buffer: BytesMut,
+    /// The section whose end has not arrived yet, with its length. It has a buffer of its own, so that a block takes
+    /// no more memory than its bytes.
+    open: Option<(usize, BytesMut)>,
     /// Roots that the header names, once it was read.
     roots: Option<Vec<Cid>>,
     /// Offset of the section that was read last, or is being read.
@@ -72,7 +76,13 @@ pub struct CarReader {
 impl CarReader {
     /// Adds bytes. Call [`Self::next_block`] until it returns `None` before adding more.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        let mut rest = bytes;
+        if let Some((len, section)) = &mut self.open {
+            let missing = (*len - section.len()).min(bytes.len());
+            section.extend_from_slice(&bytes[..missing]);
+            rest = &bytes[missing..];
+        }
+        self.buffer.extend_from_slice(rest);
     }
 
     /// Returns the next block, whose bytes are not verified; `None` until more bytes arrive.
@@ -111,7 +121,7 @@ impl CarReader {
     /// # Errors
     /// [`CarError::CutOff`] within a section; [`CarError::Header`] for an empty file.
     pub fn end(&self) -> Result<(), CarError> {
-        match (self.roots.is_some(), self.buffer.is_empty()) {
+        match (self.roots.is_some(), self.open.is_none() && self.buffer.is_empty()) {
             (true, true) => Ok(()),
             (false, true) => Err(CarError::Header),
             _ => Err(CarError::CutOff),
@@ -120,17 +130,28 @@ impl CarReader {
 
     /// Returns the next part with a length in front, once all of it is there.
     fn section(&mut self, max: usize, too_long: CarError) -> Result<Option<Bytes>, CarError> {
+        if let Some((len, section)) = self.open.take_if(|(len, section)| section.len() == *len) {
+            self.read += len as u64;
+            return Ok(Some(section.freeze()));
+        }
+        if self.open.is_some() {
+            return Ok(None);
+        }
         self.section_at = self.read;
         let Some((len, head)) = self.varint()? else { return Ok(None) };
         if len > max {
             return Err(too_long);
         }
-        if self.buffer.len() < head + len {
-            self.buffer.reserve(head + len - self.buffer.len());
+        self.buffer.advance(head);
+        self.read += head as u64;
+        if self.buffer.len() < len {
+            let mut section = BytesMut::with_capacity(len);
+            section.extend_from_slice(&self.buffer);
+            self.buffer.clear();
+            self.open = Some((len, section));
             return Ok(None);
         }
-        self.buffer.advance(head);
-        self.read += (head + len) as u64;
+        self.read += len as u64;
         Ok(Some(self.buffer.split_to(len).freeze()))
     }
 
@@ -297,6 +318,18 @@ mod tests {
         }
         let (found, end) = read(&bytes[..bytes.len() - 1], 4096);
         assert_eq!((found.as_slice(), end), (&blocks[..4], Err(CarError::CutOff)));
+    }
+
+    #[test]
+    fn a_block_that_comes_in_pieces_keeps_no_other_bytes_in_memory() {
+        let (_, bytes) = file(&[300_000, 300_000, 5]);
+        let (found, end) = read(&bytes, 200_000);
+        assert_eq!(end, Ok(()));
+        let capacities: Vec<_> = found
+            .into_iter()
+            .map(|(_, block)| block.try_into_mut().expect("the only user").capacity())
+            .collect();
+        assert_eq!(capacities[..2], [300_000, 300_000]);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::{
     segment::{HEADER_BYTES, Segment},
 };
 
-/// Largest buffer that a stream keeps for later appends, in bytes.
-const BUFFER_KEPT_BYTES: usize = 2 << 20;
+/// Largest buffer that a stream keeps for later appends, in bytes: two of the largest blocks as records.
+const BUFFER_KEPT_BYTES: usize = (2 << 20) + (4 << 10);
 
 impl Log {
     /// Appends `records` and indexes them. Returns the position that a sync must reach.

@@ -12,7 +12,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     panic::resume_unwind,
-    sync::Arc,
+    sync::{Arc, mpsc},
 };
 
 use bytes::Bytes;
@@ -134,21 +134,43 @@ fn write_all(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
+/// A piece of a file. Its buffer goes back to where it came from once nobody uses the piece.
+struct Piece {
+    buffer: Vec<u8>,
+    back: mpsc::Sender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // Nobody takes it after the last piece.
+        drop(self.back.send(std::mem::take(&mut self.buffer)));
+    }
+}
+
 /// Returns the bytes of a file, from its position on. Each piece is read while the one before is in use.
 pub(crate) fn pieces_of(file: File) -> Source {
     let file = Arc::new(file);
+    let (back, spare) = mpsc::channel();
     let read_next = move || {
-        let file = Arc::clone(&file);
+        let (file, back) = (Arc::clone(&file), back.clone());
+        let mut buffer: Vec<u8> = spare.try_recv().unwrap_or_default();
         spawn_blocking(move || {
-            let mut piece = Vec::with_capacity(PIECE_BYTES);
-            (&*file).take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
-            Ok(piece)
+            buffer.clear();
+            buffer.reserve_exact(PIECE_BYTES);
+            (&*file).take(PIECE_BYTES as u64).read_to_end(&mut buffer)?;
+            Ok(Piece { buffer, back })
         })
     };
     let pieces = stream::unfold((read_next(), read_next), |(reading, read_next)| async move {
         let piece = match joined(reading).await {
-            Ok(piece) if piece.is_empty() => return None,
-            Ok(piece) => Ok(Bytes::from(piece)),
+            Ok(piece) if piece.buffer.is_empty() => return None,
+            Ok(piece) => Ok(Bytes::from_owner(piece)),
             Err(error) => Err(format!("the file cannot be read: {}", io_text(&error))),
         };
         Some((piece, (read_next(), read_next)))
@@ -218,5 +240,18 @@ mod tests {
         let mut writer = Writer::new(File::open(&path).unwrap());
         writer.write(Bytes::from_static(b"x")).await.unwrap();
         writer.flush().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_into_two_buffers() {
+        let mut pieces = pieces_of(file_of(&vec![7; 9 * PIECE_BYTES + 1]));
+        let mut buffers = std::collections::BTreeSet::new();
+        let mut read = 0;
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.unwrap();
+            buffers.insert(piece.as_ptr().addr());
+            read += piece.len();
+        }
+        assert_eq!((read, buffers.len()), (9 * PIECE_BYTES + 1, 2));
     }
 }
