@@ -61,7 +61,7 @@ class Slow:
     def read(self, count=-1):
         if self.at >= len(self.body) // 2 and not self.goes_on.is_set():
             self.half.set()
-            assert self.goes_on.wait(120)
+            assert self.goes_on.wait(300)
         count = min(count, MIB) if count >= 0 else len(self.body)
         part = self.body[self.at : self.at + count]
         self.at += len(part)
@@ -97,11 +97,11 @@ def test_three_masters_collect_what_none_of_them_needs(federation, tmp_path):
     clients[1].delete_object(Bucket="bucket", Key="read")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         uploading = pool.submit(clients[0].put_object, Bucket="bucket", Key="slow", Body=slow)
-        assert slow.half.wait(60)
+        assert slow.half.wait(120)
         first = collect(masters[1], "--retention", "0s")["collection"]
         assert first["deleted_blocks"] > 0 and first["missing"] == 0
         slow.goes_on.set()
-        uploading.result(timeout=60)
+        uploading.result(timeout=120)
     assert begun + reading.read() == pattern(8 * MIB, 6)
     expected["slow"] = slow.body
     check(clients, "bucket", expected)
