@@ -242,7 +242,7 @@ def test_a_master_whose_disk_is_full_acknowledges_only_what_it_remembers(federat
         master.check()
         disk.make_room()
         master.put_until_it_succeeds("room")
-        assert master.state() == (200, "ready\n", False)
+        eventually(lambda: master.state() == (200, "ready\n", False), why=master.state)
         disk.fill()
         master.put_on_a_disk_that_fails("again", 507)
         master.gateway.kill()

@@ -156,7 +156,7 @@ def run_at_a_terminal(command, **how):
 
     try:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=900, preexec_fn=take_the_terminal,
+                              errors="replace", timeout=600, preexec_fn=take_the_terminal,
                               pass_fds=[terminal], **how)
     finally:
         os.close(terminal)
