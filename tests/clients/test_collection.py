@@ -112,7 +112,9 @@ def test_three_masters_collect_what_none_of_them_needs(federation, tmp_path):
     check(clients, "bucket", expected)
     after = size_of(blocks), files_of(blocks)
     live = sum(map(len, expected.values()))
-    assert after[0] < live + 2 * MIB and after[1] < before[1] / 4, (before, after, live)
+    # A slow machine commits more at a time, so that there are fewer packs before. Afterwards every object, leaf and
+    # node may have a pack of its own: 42, 12 and 2, and some for the history.
+    assert after[0] < live + 2 * MIB and after[1] < max(before[1] / 4, 70), (before, after, live)
     checked = admin(masters[0], "fsck")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
