@@ -13,6 +13,8 @@ import boto3
 import botocore.config
 import pytest
 
+from helpers import free_port
+
 REPO = pathlib.Path(__file__).resolve().parents[2]
 FULA = pathlib.Path(os.environ.get("FULA_BIN", REPO / "target/debug/fula"))
 # Tools that the virtual environment brings lie beside its Python.
@@ -25,7 +27,8 @@ class Gateway:
     def __init__(self, data_dir, *options):
         self.data_dir = pathlib.Path(data_dir)
         self.options = options
-        self.listen = "127.0.0.1:0"
+        # A restart keeps the address, so that clients go on.
+        self.listen = f"127.0.0.1:{free_port()}"
         self.process = None
         # What starts the process.
         self.program = [FULA]
@@ -55,7 +58,6 @@ class Gateway:
         found = re.search(r"serves S3 on (https?)://(\S+)", banner)
         if not found:
             raise AssertionError(f"the gateway did not start; see {log.name}\n{banner}")
-        # A restart keeps the address, so that clients go on.
         self.scheme, self.listen = found[1], found[2]
         self.admin = re.search(r"health\s+(http://[^/\s]+)", banner)[1]
         return self
@@ -67,7 +69,7 @@ class Gateway:
     def stop(self):
         """Asks the process to finish, and checks that it did so well."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(timeout=40) == 0
+        assert self.process.wait(timeout=60) == 0
         self.process.stdout.close()
 
     def kill(self):
@@ -79,7 +81,7 @@ class Gateway:
     def fula(self, *args, check=True, data_dir=None):
         """Runs an administrative command on the data directory, or on another one."""
         command = [FULA, *args, "--data-dir", data_dir or self.data_dir]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
 
@@ -104,7 +106,7 @@ class Gateway:
     def run(self, *command, check=True, **env):
         """Runs a client program against this gateway."""
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env={**self.env(), **env}
+            command, capture_output=True, text=True, timeout=600, env={**self.env(), **env}
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done

@@ -8,9 +8,9 @@ import pathlib
 import shlex
 import signal
 import subprocess
-import time
 
 from conftest import FULA, REPO
+from helpers import eventually
 
 # The binary in the image. The tests take the one that is built already, and not that of a release, which
 # would take CI a quarter of an hour more.
@@ -86,7 +86,7 @@ class Network:
     def enter(self, *command, **how):
         """Runs a program of the machine in the network."""
         return subprocess.run(["nsenter", "--target", str(self.holder.pid), "--net", *map(str, command)],
-                              capture_output=True, text=True, timeout=60, **how)
+                              capture_output=True, text=True, timeout=120, **how)
 
     def attach(self, pid, address):
         """Connects the network namespace of a process."""
@@ -114,11 +114,8 @@ class Process:
         with open(log, "ab") as out:
             self.unshare = subprocess.Popen([*namespaces, *map(str, command)], stdout=out, stderr=out)
         if network:
-            for _ in range(200):
-                # The child has its namespaces from its first moment.
-                if self.children():
-                    break
-                time.sleep(0.01)
+            # The child has its namespaces from its first moment.
+            eventually(self.children)
             network.attach(self.pid, address)
 
     def children(self):
@@ -158,27 +155,25 @@ class Container(Process):
     def enter(self, *command, check=False, **env):
         """Runs a program of the machine in the network of the container."""
         return subprocess.run(["nsenter", "--target", str(self.pid), "--net", *map(str, command)],
-                              capture_output=True, text=True, check=check, env={**os.environ, **env}, timeout=60)
+                              capture_output=True, text=True, check=check, env={**os.environ, **env}, timeout=120)
 
     def run(self, *command):
         """Runs a program of the image in the container, as a health check does."""
         user, group = self.image.config["User"].split(":")
         enter = ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--root", "--wd=/",
                  "--setuid", user, "--setgid", group]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, env=self.env, timeout=60)
+        return subprocess.run([*enter, *command], capture_output=True, text=True, env=self.env, timeout=120)
 
     def wait_until_healthy(self):
         kind, *check = self.image.config["Healthcheck"]["Test"]
         assert kind == "CMD"
-        done = None
-        for _ in range(300):
+
+        def healthy():
             assert self.unshare.poll() is None, self.log.read_text()
-            if self.has_entered():
-                done = self.run(*check)
-                if done.returncode == 0:
-                    return done.stdout
-            time.sleep(0.1)
-        raise AssertionError(f"not healthy: {done}\n{self.log.read_text()}")
+            done = self.run(*check) if self.has_entered() else None
+            return done if done and done.returncode == 0 else None
+
+        return eventually(healthy, 120, self.log.read_text).stdout
 
     def has_entered(self):
         """Whether the program of the image runs. Before that, the root is that of the machine."""
@@ -190,4 +185,4 @@ class Container(Process):
     def stop(self):
         """Sends the signal of the image, and returns the exit status."""
         os.kill(self.pid, getattr(signal, self.image.config["StopSignal"]))
-        return self.unshare.wait(timeout=40)
+        return self.unshare.wait(timeout=60)

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import http.server
 import threading
-import time
 import urllib.parse
 
 from helpers import pattern
@@ -57,14 +56,18 @@ class Source:
         self.blocks = {}
         for dag in dags:
             self.blocks.update(dag.blocks)
-        self.asked, self.pause, self.answer = [], 0, None
+        self.asked, self.answer = [], None
+        # Of this number on, blocks are held back until `let_go` is called.
+        self.most, self.turn = None, threading.Condition()
         source = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 cid = urllib.parse.urlsplit(self.path).path.removeprefix("/ipfs/")
-                source.asked.append(cid)
-                time.sleep(source.pause)
+                with source.turn:
+                    source.asked.append(cid)
+                    number = len(source.asked)
+                    source.turn.wait_for(lambda: source.most is None or number <= source.most)
                 try:
                     if source.answer and source.answer(self, cid):
                         return
@@ -80,9 +83,24 @@ class Source:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            # More than the gateway asks for at a time. Behind the five of the default, a connection waits for seconds.
+            request_queue_size = 64
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def hold(self, more):
+        """Answers so many more requests, and holds back those that follow."""
+        with self.turn:
+            self.most = len(self.asked) + more
+            self.turn.notify_all()
+
+    def let_go(self):
+        with self.turn:
+            self.most = None
+            self.turn.notify_all()
 
     @property
     def setting(self):
@@ -92,6 +110,7 @@ class Source:
         return self
 
     def __exit__(self, *_):
+        self.let_go()
         self.server.shutdown()
         self.server.server_close()
 

@@ -28,7 +28,7 @@ class Disk:
 
     def __exit__(self, *_):
         self.keeper.stdin.close()
-        self.keeper.wait(timeout=30)
+        self.keeper.wait(timeout=60)
         self.keeper.stdout.close()
 
     def run(self, command):

@@ -1,7 +1,13 @@
 """Small things that several tests need."""
 
+import fcntl
+import os
+import pathlib
 import random
+import socket
 import subprocess
+import tempfile
+import time
 
 import botocore.exceptions
 import pytest
@@ -12,6 +18,56 @@ MIB = 1 << 20
 def pattern(length, seed=1):
     """Bytes that do not repeat, the same for the same seed."""
     return random.Random(seed).randbytes(length)
+
+
+def eventually(found, seconds=60, why=lambda: "it does not come to pass"):
+    """Asks until the answer is true, and returns it.
+
+    Tests run beside others on a machine with two cores. The limit bounds a failure alone: it says nothing about how
+    long the product may take.
+    """
+    end = time.monotonic() + seconds
+    while not (answer := found()):
+        assert time.monotonic() < end, why()
+        time.sleep(0.05)
+    return answer
+
+
+# Seconds by which an answer may be late because other tests use the processors. Where a promise of the product has
+# a bound, a test allows the bound and this. That the bound itself holds is shown under a clock that the test moves, in
+# crates/service/tests/pipeline/hung.rs.
+BUSY = 5
+
+
+def log_says(gateway, text):
+    """Waits until the log of a process has a text."""
+    log = gateway.data_dir.with_suffix(".log")
+    eventually(lambda: text in log.read_text(), why=lambda: f"no line says {text!r}: {log.read_text()}")
+
+
+# The bytes of this file stand for ports. A process locks those of the ports that it gives away, until it ends.
+CLAIMS = os.open(pathlib.Path(tempfile.gettempdir()) / f"fula-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+GIVEN = set()
+
+
+def free_port():
+    """A port of the loopback interface for a server that may start, stop, and start again.
+
+    No other test gets it while this process lives. The kernel draws none so low for a program that asks for any
+    port, or that connects to one. `crates/testkit` draws its ports above these.
+    """
+    while True:
+        port = random.randrange(10_000, 16_384)
+        if port in GIVEN:
+            continue
+        GIVEN.add(port)
+        try:
+            fcntl.lockf(CLAIMS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            # Another process has it.
+            continue
 
 
 def columns(table, names):

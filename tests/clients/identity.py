@@ -69,7 +69,7 @@ def call(gateway, method, path, body=None, token=None, headers=None):
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(gateway.url + path, data=body, headers=headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()

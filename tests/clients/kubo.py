@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 
 from conftest import REPO
+from helpers import free_port
 
 # Built by `make tools` from tests/tools/kubo and tests/tools/cluster.
 BUILT = pathlib.Path(os.environ.get("FULA_TOOLS", REPO / "target/tools"))
@@ -24,8 +25,8 @@ class Kubo:
     def __init__(self, directory, offline=False):
         self.repo, self.offline, self.process = directory, offline, None
         self.env = {**os.environ, "IPFS_PATH": str(directory), "IPFS_TELEMETRY": "off"}
-        # A port is drawn at the first start and kept.
-        self.api_port = 0
+        # A restart keeps it.
+        self.api_port = free_port()
 
     def __enter__(self):
         return self.start()
@@ -35,7 +36,7 @@ class Kubo:
             self.kill()
 
     def command(self, *args):
-        done = subprocess.run([BUILT / "ipfs", *args], env=self.env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([BUILT / "ipfs", *args], env=self.env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"ipfs {args}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -62,7 +63,6 @@ class Kubo:
                 break
         else:
             raise AssertionError(f"kubo did not start; see {log.name}")
-        self.api_port = int((self.repo / "api").read_text().rsplit("/", 1)[1])
         return self
 
     @property

@@ -49,7 +49,9 @@ class Machine:
         return children.read_text().split()[0]
 
     def __enter__(self):
-        for _ in range(600):
+        # The limit is for a failure alone.
+        end = time.monotonic() + 180
+        while time.monotonic() < end:
             assert self.unshare.poll() is None, self.log.read_text()
             if self.run("systemctl", "is-active", "basic.target", check=False).stdout == "active\n":
                 return self
@@ -68,7 +70,7 @@ class Machine:
             enter = ["nsenter", "--target", self.pid, "--all", "--root", "--wd=/"]
         except IndexError:
             return subprocess.CompletedProcess(command, 1, "", "it has not begun")
-        done = subprocess.run([*enter, *map(str, command)], capture_output=True, text=True, timeout=60, **how)
+        done = subprocess.run([*enter, *map(str, command)], capture_output=True, text=True, timeout=180, **how)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self.log.read_text()}"
         return done
 

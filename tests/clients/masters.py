@@ -36,7 +36,7 @@ class Part:
         """Ends it and returns what it says last."""
         self.process.stdin.close()
         last = self.process.stdout.read().strip()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=60)
         return last
 
 
@@ -71,7 +71,7 @@ class Federation:
         command = [FULA, "gateway", "--data-dir", self.tmp / "refused", "--listen", "127.0.0.1:0",
                    "--admin-listen", "127.0.0.1:0"]
         done = subprocess.run(command, env={**os.environ, **self.env(**changes)}, text=True,
-                              capture_output=True, timeout=60)
+                              capture_output=True, timeout=120)
         assert done.returncode in (1, 2), done.stdout
         return done.stderr
 
@@ -92,7 +92,7 @@ def federation(tmp_path):
 def admin(gateway, *args, **options):
     """Runs an administrative command as the operator of this master would."""
     command = [FULA, *args, "--data-dir", gateway.data_dir]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120,
+    return subprocess.run(command, capture_output=True, text=True, timeout=300,
                           env={**os.environ, **gateway.shared}, **options)
 
 
@@ -107,7 +107,7 @@ def signed(gateway, method, path, body=b"", headers=None):
     sent = urllib.request.Request(prepared.url, data=body, headers=dict(prepared.headers),
                                   method=method)
     try:
-        with urllib.request.urlopen(sent, timeout=30) as answer:
+        with urllib.request.urlopen(sent, timeout=120) as answer:
             return answer.status, lowered(answer.headers), answer.read()
     except urllib.error.HTTPError as error:
         return error.code, lowered(error.headers), error.read()

@@ -6,17 +6,17 @@ import json
 import re
 import signal
 import subprocess
-import time
 import urllib.parse
 
 from conftest import FULA, Gateway
+from helpers import eventually, free_port
 from identity import ENV, Wallet
 
 
 def call(method, url, token=None, body=b"", **headers):
     """Sends a request, and returns status, headers and body."""
     parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=120)
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     if token:
         headers["Authorization"] = f"Bearer {token}"
@@ -34,7 +34,7 @@ class StorageNode:
     def __init__(self, directory, *masters, name="node"):
         self.data_dir, self.key_file = directory / name, directory / f"{name}.key"
         subprocess.run([FULA, "secrets", "keygen", self.key_file], check=True, capture_output=True)
-        self.masters, self.listen, self.trusted = masters, "127.0.0.1:0", None
+        self.masters, self.listen, self.trusted = masters, f"127.0.0.1:{free_port()}", None
 
     def command(self, *options):
         command = [FULA, "storage-node", "--data-dir", self.data_dir, "--listen", self.listen]
@@ -63,15 +63,11 @@ class StorageNode:
 
     def await_master(self):
         """Waits until the node has heard of its master."""
-        for _ in range(200):
-            if call("GET", f"{self.url}/health")[0] == 200:
-                return
-            time.sleep(0.05)
-        raise AssertionError("the node hears of no master")
+        eventually(lambda: call("GET", f"{self.url}/health")[0] == 200)
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(timeout=40) == 0
+        assert self.process.wait(timeout=60) == 0
         self.process.stdout.close()
 
     def kill(self):
@@ -127,7 +123,7 @@ class Site:
         for process in (self.node.process, self.master.process):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(timeout=40)
+                process.wait(timeout=60)
 
 
 def varint(number):

@@ -68,7 +68,7 @@ class World:
     def send(self, method, target, headers, body=b""):
         """Sends a request as it is, on the connection that is open, and reads the answer."""
         if self.connection is None:
-            self.connection = http.client.HTTPConnection(self.host, timeout=20)
+            self.connection = http.client.HTTPConnection(self.host, timeout=120)
         connection = self.connection
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         headers = {"host": self.host, **headers}

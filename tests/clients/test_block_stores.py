@@ -3,9 +3,7 @@
 import base64
 import hashlib
 import hmac
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from email.utils import formatdate
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Gateway
-from helpers import MIB, pattern
+from helpers import MIB, eventually, free_port, pattern
 
 HERE = Path(__file__).parent
 
@@ -23,22 +21,18 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def until_served(url, process):
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
+    def serves():
+        assert process.poll() is None, "it does not serve"
         try:
-            return urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=60).close()
         except urllib.error.HTTPError:
-            return None
+            pass
         except OSError:
-            time.sleep(0.1)
-    raise AssertionError("it does not serve")
+            return False
+        return True
+
+    eventually(serves)
 
 
 @pytest.fixture

@@ -427,7 +427,7 @@ def test_strangers_see_nothing(gateway, s3, bucket):
 
 def raw(gateway, method, path, body=b"", headers=None):
     """Sends a request as it is, signed by nobody."""
-    connection = http.client.HTTPConnection(gateway.listen, timeout=10)
+    connection = http.client.HTTPConnection(gateway.listen, timeout=120)
     connection.request(method, path, body, headers or {})
     response = connection.getresponse()
     answer = (response.status, response.read())
@@ -449,7 +449,7 @@ def test_a_connection_survives_errors(gateway):
 
 def test_answers_without_100_continue_do_not_confuse_the_next(gateway, bucket):
     """botocore misreads a connection on which an answer came without the 100 it waited for."""
-    s3 = gateway.client(max_pool_connections=1, read_timeout=5)
+    s3 = gateway.client(max_pool_connections=1, read_timeout=60)
     body = pattern(3 * MIB)
     expected = f'"{hashlib.md5(body).hexdigest()}"'
     for _ in range(2):

@@ -47,7 +47,7 @@ def root_of(gateway, bucket):
 
 def exported(gateway, *args):
     """The bytes of a file on standard output."""
-    done = subprocess.run([FULA, "export", *args, "--data-dir", gateway.data_dir], capture_output=True, timeout=120)
+    done = subprocess.run([FULA, "export", *args, "--data-dir", gateway.data_dir], capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
@@ -158,7 +158,7 @@ def test_only_what_changed_since_a_version_is_sent(own_gateway, kubo):
                            input=exported(own_gateway, "photos"), capture_output=True, check=True)
     whole = json.loads(whole.stdout)
     assert kubo.stat(root) == (whole["blocks"], whole["bytes"]), "nothing is missing"
-    kubo.json("pin/update", old_root, root, timeout="20s")
+    kubo.json("pin/update", old_root, root, timeout="60s")
     # By itself it is no bucket.
     refused = subprocess.run(
         [FULA, "import", "-", "--bucket", "other", "--data-dir", own_gateway.data_dir], input=changes, capture_output=True)

@@ -7,13 +7,15 @@ import pathlib
 import re
 import signal
 import subprocess
-import time
+import threading
+import urllib.parse
 import urllib.request
 
 import pytest
 
+from between import Between
 from conftest import FULA, Gateway
-from helpers import MIB, pattern
+from helpers import MIB, eventually, pattern
 
 # Names that shells, URLs, XML and file systems treat in special ways.
 NAMES = ["plain", "a/b/c", "with space/ünï+code %41&<x>", "-dash", ".hidden", "日本/😀", "q?u#e", "tab\tx", "~x*'", "a.b", "a-b"]
@@ -33,7 +35,7 @@ class Cli:
 
     def __call__(self, *args, code=0, input=None):
         command = [str(FULA), *(str(arg) for arg in args)]
-        done = subprocess.run(command, capture_output=True, env=self.environment, input=input, timeout=300)
+        done = subprocess.run(command, capture_output=True, env=self.environment, input=input, timeout=600)
         assert done.returncode == code, (command, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return done
 
@@ -195,6 +197,9 @@ def test_many_files_need_few_requests(own_gateway, tmp_path):
     content |= {"large": pattern(300_000), "page.html": b"<p>"}
     tree = tmp_path / "tree"
     make(tree, content)
+    # S3 tells times in whole seconds. The files are older than every object that another tool writes.
+    for path in tree.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
     requests = Requests(own_gateway)
     # Small files go up many at a time, each with its time and its type.
     lines = cli.lines("cp", "-r", tree, "s3://bucket/t")
@@ -338,15 +343,35 @@ def test_listing_usage_moving_and_removing(cli, s3, bucket, tmp_path):
     assert left and all(key.startswith("many/7") for key in left)
 
 
-def until(what, seconds=60):
-    """Waits until something is true."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
+@pytest.fixture
+def passage(gateway, cli):
+    """A server between the command line and the gateway. Until `killed` is set, it holds back the end of a transfer."""
+    killed = threading.Event()
+
+    def arrives(method, target):
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(target).query)
+        if method == "PUT" and int(query.get("partNumber", ["0"])[0]) > 8 and not killed.is_set():
+            killed.wait()
+            raise ConnectionAbortedError
+
+    def passed(method, target, count):
+        if count >= 20 * MIB:
+            killed.wait()
+
+    with Between(gateway) as between:
+        between.arrives, between.passed = arrives, passed
+        cli.environment["AWS_ENDPOINT_URL"] = between.url
+        yield killed
+        killed.set()
 
 
-def test_interrupted_transfers_go_on(cli, s3, bucket, tmp_path):
+def kill(process, killed):
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed.set()
+
+
+def test_interrupted_transfers_go_on(cli, s3, bucket, passage, tmp_path):
     size = 160 * MIB
     file, place = tmp_path / "file", f"s3://{bucket}/large"
     with open(file, "wb") as out:
@@ -361,9 +386,8 @@ def test_interrupted_transfers_go_on(cli, s3, bucket, tmp_path):
         return listed.get("Parts", [])
 
     upload = cli.start("cp", file, place)
-    until(lambda: len(parts()) >= 3)
-    upload.send_signal(signal.SIGKILL)
-    upload.wait()
+    eventually(lambda: len(parts()) >= 3)
+    kill(upload, passage)
     kept = {part["PartNumber"]: part["LastModified"] for part in parts()}
     notes = list((cli.home / ".local/state/fula/uploads").glob("*.json"))
     assert len(notes) == 1 and notes[0].stat().st_mode & 0o777 == 0o600 and len(kept) < 20
@@ -375,19 +399,19 @@ def test_interrupted_transfers_go_on(cli, s3, bucket, tmp_path):
     # Down: what arrived is kept, and only the whole file appears.
     down = tmp_path / "down"
     down.mkdir()
+    passage.clear()
     download = cli.start("cp", place, down / "file")
-    until(lambda: any(path.stat().st_size > 10 * MIB for path in down.iterdir()))
-    download.send_signal(signal.SIGKILL)
-    download.wait()
-    assert not (down / "file").exists() or len(list(down.iterdir())) == 1
+    eventually(lambda: any(path.stat().st_size > 10 * MIB for path in down.iterdir()))
+    kill(download, passage)
+    assert not (down / "file").exists()
     cli("cp", place, down / "file")
     assert [path.name for path in down.iterdir()] == ["file"]
     assert hashlib.sha256((down / "file").read_bytes()).hexdigest() == digest
     # A file that changed is sent anew.
+    passage.clear()
     upload = cli.start("cp", file, f"{place}-2")
-    until(lambda: list(notes[0].parent.glob("*.json")))
-    upload.send_signal(signal.SIGKILL)
-    upload.wait()
+    eventually(lambda: list(notes[0].parent.glob("*.json")))
+    kill(upload, passage)
     with open(file, "r+b") as out:
         out.write(b"changed")
     cli("cp", file, f"{place}-2")

@@ -61,7 +61,7 @@ class Slow:
     def read(self, count=-1):
         if self.at >= len(self.body) // 2 and not self.goes_on.is_set():
             self.half.set()
-            assert self.goes_on.wait(120)
+            assert self.goes_on.wait(300)
         count = min(count, MIB) if count >= 0 else len(self.body)
         part = self.body[self.at : self.at + count]
         self.at += len(part)
@@ -97,11 +97,11 @@ def test_three_masters_collect_what_none_of_them_needs(federation, tmp_path):
     clients[1].delete_object(Bucket="bucket", Key="read")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         uploading = pool.submit(clients[0].put_object, Bucket="bucket", Key="slow", Body=slow)
-        assert slow.half.wait(60)
+        assert slow.half.wait(120)
         first = collect(masters[1], "--retention", "0s")["collection"]
         assert first["deleted_blocks"] > 0 and first["missing"] == 0
         slow.goes_on.set()
-        uploading.result(timeout=60)
+        uploading.result(timeout=120)
     assert begun + reading.read() == pattern(8 * MIB, 6)
     expected["slow"] = slow.body
     check(clients, "bucket", expected)
@@ -112,7 +112,9 @@ def test_three_masters_collect_what_none_of_them_needs(federation, tmp_path):
     check(clients, "bucket", expected)
     after = size_of(blocks), files_of(blocks)
     live = sum(map(len, expected.values()))
-    assert after[0] < live + 2 * MIB and after[1] < before[1] / 4, (before, after, live)
+    # A slow machine commits more at a time, so that there are fewer packs before. Afterwards every object, leaf and
+    # node may have a pack of its own: 42, 12 and 2, and some for the history.
+    assert after[0] < live + 2 * MIB and after[1] < max(before[1] / 4, 70), (before, after, live)
     checked = admin(masters[0], "fsck")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

@@ -13,7 +13,7 @@ from masters import admin, federation, signed
 
 def fula(*args, env, **options):
     return subprocess.run([FULA, *args], env={**os.environ, **env}, capture_output=True, text=True,
-                          timeout=120, **options)
+                          timeout=300, **options)
 
 
 def contents(directory):
@@ -106,7 +106,7 @@ def test_another_user_of_the_machine_learns_whose_the_directory_is(own_gateway):
             directory.chmod(directory.stat().st_mode | 0o011)
     for command in (["keys", "list"], ["status"], ["fsck", "--repair"]):
         refused = subprocess.run(["setpriv", "--reuid=65534", "--clear-groups", program, *command, "--data-dir",
-                                  own_gateway.data_dir], capture_output=True, text=True, timeout=60)
+                                  own_gateway.data_dir], capture_output=True, text=True, timeout=120)
         assert refused.returncode != 0 and "permission denied for user id 65534" in refused.stderr, refused.stderr
         assert f"sudo -u '#{os.getuid()}'" in refused.stderr and "ever started" not in refused.stderr
 
@@ -130,17 +130,17 @@ def test_output_that_nobody_reads_ends_quietly(own_gateway):
         # The reader is gone before the first line comes.
         done = subprocess.run(["bash", "-o", "pipefail", "-c",
                                f'{FULA} {command} --data-dir "$1" | sleep 0', "-", own_gateway.data_dir],
-                              capture_output=True, text=True, timeout=60)
+                              capture_output=True, text=True, timeout=120)
         assert "panic" not in done.stderr and done.returncode == 0, (command, done.stderr)
         read, write = os.pipe()
         os.close(read)
         done = subprocess.run([FULA, *command.split(), "--data-dir", own_gateway.data_dir], stdout=write,
-                              stderr=subprocess.PIPE, text=True, timeout=60)
+                              stderr=subprocess.PIPE, text=True, timeout=120)
         os.close(write)
         assert (done.returncode, done.stderr) == (0, ""), command
     with open("/dev/full", "w") as full:
         done = subprocess.run([FULA, "keys", "list", "--data-dir", own_gateway.data_dir], stdout=full,
-                              stderr=subprocess.PIPE, text=True, timeout=60)
+                              stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 1 and "cannot write to standard output: the disk is full" in done.stderr
 
 
@@ -222,7 +222,8 @@ def test_errors_name_the_setting_and_say_things_once(federation, own_gateway):
     refused = federation.refusal(FULA_DATABASE_URL=url)
     assert "FULA_DATABASE_URL" in refused and refused.count('database "nowhere" does not exist') == 1
     taken = subprocess.run([FULA, "gateway", "--data-dir", federation.tmp / "other",
-                            "--listen", own_gateway.listen], capture_output=True, text=True, timeout=60)
+                            "--listen", own_gateway.listen, "--admin-listen", "127.0.0.1:0"],
+                           capture_output=True, text=True, timeout=120)
     assert taken.returncode == 1 and "--listen" in taken.stderr and own_gateway.listen in taken.stderr
 
 
@@ -301,7 +302,7 @@ def test_a_segment_that_is_missing_is_not_passed_over(own_gateway):
     aside = own_gateway.data_dir.parent / "aside"
     shutil.move(segment, aside)
     start = subprocess.run([FULA, "gateway", "--data-dir", own_gateway.data_dir, "--listen", "127.0.0.1:0",
-                            "--admin-listen", "127.0.0.1:0"], capture_output=True, text=True, timeout=60)
+                            "--admin-listen", "127.0.0.1:0"], capture_output=True, text=True, timeout=120)
     assert start.returncode == 1 and segment.name in start.stderr and "backup" in start.stderr
     shutil.move(aside, segment)
     own_gateway.start()

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 
 import pathlib
 import pytest
@@ -16,6 +15,7 @@ import yaml
 
 from conftest import FULA, REPO
 from container import Container, Image, Network, Process
+from helpers import eventually
 
 FILES = ["one-master.yml", "storage-node.yml", "three-masters.yml"]
 KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"
@@ -41,7 +41,7 @@ def image(tmp_path_factory):
 def compose(directory, file, **env):
     """What docker-compose makes of a file: all variables, anchors and defaults are resolved."""
     done = subprocess.run(["docker-compose", "-f", file, "config"], cwd=directory, capture_output=True, text=True,
-                          env={"PATH": os.environ["PATH"], "HOME": str(directory), **env}, timeout=60)
+                          env={"PATH": os.environ["PATH"], "HOME": str(directory), **env}, timeout=120)
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
 
@@ -51,7 +51,7 @@ def prepared(tmp_path):
     """A copy of the folder, prepared as an operator does it."""
     folder = tmp_path / "compose"
     shutil.copytree(REPO / "deploy/compose", folder, ignore=shutil.ignore_patterns("secrets*", ".env"))
-    done = subprocess.run([folder / "prepare", FULA], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([folder / "prepare", FULA], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -116,7 +116,7 @@ def test_the_program_accepts_the_settings_of_every_service(image, prepared, tmp_
     for name, service in ours(config).items():
         role = service.get("command") or ["gateway"]
         with deployment.container(name, "config", "check", *role) as checked:
-            assert checked.unshare.wait(timeout=30) == 0, checked.log.read_text()
+            assert checked.unshare.wait(timeout=120) == 0, checked.log.read_text()
 
 
 def test_a_storage_node_without_masters_is_not_started(prepared):
@@ -169,12 +169,8 @@ def postgres(deployment, network):
             client = {**os.environ, "PGPASSWORD": pathlib.Path(secret).read_text().strip()}
             made = [f"{programs}/psql", "-h", address, "-U", env["POSTGRES_USER"], "-d", "postgres", "-c",
                     f"CREATE DATABASE {env['POSTGRES_DB']}"]
-            for _ in range(300):
-                done = network.enter(*made, env=client)
-                if done.returncode == 0:
-                    break
-                time.sleep(0.1)
-            assert done.returncode == 0, done.stderr
+            said = deployment.tmp / "postgres.log"
+            eventually(lambda: network.enter(*made, env=client).returncode == 0, 120, said.read_text)
             yield server
     finally:
         shutil.rmtree(directory)
@@ -203,20 +199,15 @@ def test_three_masters_and_a_storage_node_work_together(image, prepared, tmp_pat
         s3("master2", "put")
         assert s3("master3", "put") == hosts
         # The node has heard of its masters, and each of them of the node.
-        for _ in range(150):
-            said = network.enter("curl", "-sk", f"https://{deployment.addresses['node']}:3601/health")
-            if '"ok"' in said.stdout:
-                break
-            time.sleep(0.2)
-        assert '"ok"' in said.stdout, said
+        health = f"https://{deployment.addresses['node']}:3601/health"
+        eventually(lambda: '"ok"' in network.enter("curl", "-sk", health).stdout, 120, running["node"].log.read_text)
+
+        def sees_all(name):
+            seen = network.enter("curl", "-s", f"http://{deployment.addresses[name]}:9001/metrics").stdout
+            return "\nfula_storage_nodes_away 0\n" in seen and "\nfula_masters_seen 3\n" in seen
+
         for name in masters:
-            for _ in range(150):
-                seen = network.enter("curl", "-s", f"http://{deployment.addresses[name]}:9001/metrics").stdout
-                if "\nfula_storage_nodes_away 0\n" in seen and "\nfula_masters_seen 3\n" in seen:
-                    break
-                time.sleep(0.1)
-            else:
-                raise AssertionError(f"{name}: {running[name].log.read_text()}")
+            eventually(lambda: sees_all(name), 120, running[name].log.read_text)
         # One master is lost. The others go on, and it comes back with what it had.
         running["master1"].kill()
         assert s3("master2", "put") == hosts

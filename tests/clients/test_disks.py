@@ -13,7 +13,7 @@ import pytest
 
 from conftest import FULA, Gateway
 from disks import Disk, FailingDisk
-from helpers import MIB, Refused, pattern
+from helpers import BUSY, MIB, Refused, eventually, pattern
 from masters import federation, signed
 
 
@@ -85,7 +85,7 @@ def refusal_on(disk):
     """What a gateway says that does not start on this disk."""
     command = [FULA, "gateway", "--data-dir", disk.path, "--listen", "127.0.0.1:0",
                "--admin-listen", "127.0.0.1:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stdout
     return done.stderr
 
@@ -183,9 +183,7 @@ class Master:
         return status, headers.get("x-fula-outcome")
 
     def put_until_it_succeeds(self, key):
-        deadline = time.monotonic() + 15
-        while self.put(key)[0] != 200:
-            assert time.monotonic() < deadline, "it does not recover"
+        eventually(lambda: self.put(key)[0] == 200, why=lambda: "it does not recover")
 
     def put_on_a_disk_that_fails(self, prefix, refusal):
         """Puts a hundred objects and checks that none is acknowledged after the first that is not."""
@@ -212,11 +210,9 @@ class Master:
 
     def check_healed(self):
         """What was acknowledged is refused while it is in doubt and there afterwards; never absent."""
-        deadline = time.monotonic() + 30
         for key, body in self.acknowledged.items():
-            while (answer := signed(self.gateway, "GET", f"/bucket/{key}")[::2])[0] == 503:
-                assert time.monotonic() < deadline, "the arbiter is not healed"
-                time.sleep(0.1)
+            ask = lambda: signed(self.gateway, "GET", f"/bucket/{key}")[::2]
+            answer = eventually(lambda: (found := ask())[0] != 503 and found, why=lambda: "the arbiter is not healed")
             assert answer == (200, body), key
 
     def backup(self):
@@ -246,7 +242,7 @@ def test_a_master_whose_disk_is_full_acknowledges_only_what_it_remembers(federat
         master.check()
         disk.make_room()
         master.put_until_it_succeeds("room")
-        assert master.state() == (200, "ready\n", False)
+        eventually(lambda: master.state() == (200, "ready\n", False), why=master.state)
         disk.fill()
         master.put_on_a_disk_that_fails("again", 507)
         master.gateway.kill()
@@ -286,7 +282,7 @@ def test_a_disk_that_hangs_is_told_in_time(tmp_path):
 
     def ask(path):
         try:
-            with urllib.request.urlopen(f"{gateway.admin}/{path}", timeout=30) as answer:
+            with urllib.request.urlopen(f"{gateway.admin}/{path}", timeout=120) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -306,24 +302,21 @@ def test_a_disk_that_hangs_is_told_in_time(tmp_path):
                 answers = list(pool.map(lambda write: timed(*write), writes))
             for took, status, headers, body in answers:
                 assert status == 503 and headers["x-fula-outcome"] in ("none", "unknown"), body
-                assert took < 5, took
+                # Within the deadline and a second.
+                assert took < 3 + 1 + BUSY, took
             # What is in memory is read, and the process lives and says what is wrong.
             assert signed(gateway, "GET", "/one/k")[2] == b"x"
             assert ask("healthz")[0] == 200
-            deadline = time.monotonic() + 20
-            while "the disk of the data directory has not answered" not in (said := ask("readyz"))[1]:
-                assert time.monotonic() < deadline, said
+            text = "the disk of the data directory has not answered"
+            said = eventually(lambda: text in (found := ask("readyz"))[1] and found, why=lambda: ask("readyz"))
             assert said[0] == 503
             took, status, _, body = timed("PUT", "/one/more", b"y")
-            assert status == 503 and took < 5, body
+            assert status == 503 and took < 3 + 1 + BUSY, body
         finally:
             disk.thaw()
-        deadline = time.monotonic() + 30
-        while signed(gateway, "PUT", "/one/k", b"after")[0] != 200:
-            assert time.monotonic() < deadline
+        eventually(lambda: signed(gateway, "PUT", "/one/k", b"after")[0] == 200)
         # Other writes of before may still be on their way to the disk.
-        while (said := ask("readyz"))[0] != 200:
-            assert time.monotonic() < deadline, said
+        eventually(lambda: ask("readyz")[0] == 200, why=lambda: ask("readyz"))
         gateway.stop()
         assert gateway.fula("fsck").stdout.endswith("0 problems\n")
         gateway.start()

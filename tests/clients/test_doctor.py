@@ -5,10 +5,10 @@ import os
 import shutil
 
 from conftest import Gateway
+from helpers import eventually
 from identity import ENV
 from masters import admin, federation
 from nodes import StorageNode
-from test_pins import eventually
 
 
 def checks(gateway, status):

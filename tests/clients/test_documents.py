@@ -156,7 +156,7 @@ def run_at_a_terminal(command, **how):
 
     try:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=300, preexec_fn=take_the_terminal,
+                              errors="replace", timeout=600, preexec_fn=take_the_terminal,
                               pass_fds=[terminal], **how)
     finally:
         os.close(terminal)
@@ -168,7 +168,8 @@ def session(blocks, tmp_path, tools):
     home, scripts, checkout = tmp_path / "home", tmp_path / "blocks", tmp_path / "fula"
     for directory in (home, scripts):
         directory.mkdir()
-    unneeded = shutil.ignore_patterns(".git", "target", ".venv", "node_modules", "data")
+    # Tests that run at the same time write into the last two.
+    unneeded = shutil.ignore_patterns(".git", "target", ".venv", "node_modules", "data", ".cache", "__pycache__")
     shutil.copytree(REPO, checkout, ignore=unneeded)
     shutil.copy(PARTS / "cargo", tools)
     arguments = [script_of(block, f"{n:02}", scripts) for n, block in enumerate(blocks)]
@@ -210,7 +211,7 @@ def test_what_a_gateway_prints_can_be_pasted(own_gateway, tmp_path, aws):
     (tmp_path / "README.md").write_text("what it says\n")
     path = f"{tmp_path}/tools:{os.environ['PATH']}"
     done = subprocess.run(["bash", "-e"], input=lines, cwd=tmp_path, env={"PATH": path, "HOME": str(tmp_path)},
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     got = own_gateway.client().get_object(Bucket="my-bucket", Key="README.md")
     assert got["Body"].read() == b"what it says\n"
@@ -222,7 +223,7 @@ def test_the_commands_within_sentences_exist():
              for command in re.findall(r"`(fula [^`]+)`", re.sub(r"\s+", " ", (REPO / document).read_text()))}
     assert len(found) > 10
     wrong = {command for command in found if subprocess.run(
-        [FULA, *shlex.split(command)[1:], "--help"], capture_output=True, timeout=60).returncode != 0}
+        [FULA, *shlex.split(command)[1:], "--help"], capture_output=True, timeout=120).returncode != 0}
     assert wrong == set()
 
 

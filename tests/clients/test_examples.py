@@ -31,7 +31,7 @@ def test_a_counter_loses_no_update_on_two_masters(federation):
         subprocess.Popen(command, env={**master.env(), "AWS_SHARED_CREDENTIALS_FILE": credentials},
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for master in (one, two)]
-    said = [program.communicate(timeout=120) for program in running]
+    said = [program.communicate(timeout=300) for program in running]
     assert [program.returncode for program in running] == [0, 0], said
     assert one.client().get_object(Bucket="bucket", Key="counter")["Body"].read() == b"200", said
 
@@ -53,7 +53,7 @@ def test_a_commit_with_boto3_begins_again_when_a_balance_changed(gateway, s3, bu
                f"    commit.transfer(session, session.client('s3'), {bucket!r}, 'accounts/a', 'accounts/b', 1)\n")
     command = [sys.executable, "-B", "-c", program]
     running = [subprocess.Popen(command, env=gateway.env()) for _ in range(3)]
-    assert [each.wait(timeout=120) for each in running] == [0, 0, 0]
+    assert [each.wait(timeout=300) for each in running] == [0, 0, 0]
     assert balances(s3, bucket) == [b"40", b"60"]
 
 
@@ -110,7 +110,7 @@ def test_a_mirror_is_not_emptied_by_an_empty_folder(gateway, s3, bucket, tmp_pat
         (folder / f"{n}.txt").write_text("dear reader")
     (folder / "half.tmp").write_text("not yet")
     env = {**gateway.env(), "PATH": f"{FULA.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    mirror = lambda: subprocess.run([EXAMPLES / "mirror.sh", folder, bucket], env=env, capture_output=True, timeout=120)
+    mirror = lambda: subprocess.run([EXAMPLES / "mirror.sh", folder, bucket], env=env, capture_output=True, timeout=300)
     count = lambda: s3.list_objects_v2(Bucket=bucket, Prefix="letters/")["KeyCount"]
     assert mirror().returncode == 0 and count() == 20
     (folder / "7.txt").unlink()
@@ -129,10 +129,10 @@ def test_a_nightly_backup_is_read_back(own_gateway, tmp_path):
     env = {"PATH": f"{FULA.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     command = [EXAMPLES / "nightly.sh", own_gateway.data_dir, place, key]
     for more in ({}, {"VERIFY": "1"}):
-        done = subprocess.run(command, env={**env, **more}, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env={**env, **more}, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert "1 buckets" in done.stdout and "all intact" in done.stdout
-    away = subprocess.run([*command[:1], tmp_path / "away", *command[2:]], env=env, capture_output=True, timeout=60)
+    away = subprocess.run([*command[:1], tmp_path / "away", *command[2:]], env=env, capture_output=True, timeout=120)
     assert away.returncode != 0
 
 

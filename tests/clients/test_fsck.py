@@ -248,7 +248,7 @@ def refusal_of(gateway, **env):
     """What the gateway says when it does not start."""
     with pytest.raises(AssertionError, match="did not start"):
         gateway.start(env=env)
-    gateway.process.wait(timeout=30)
+    gateway.process.wait(timeout=60)
     gateway.process.stdout.close()
     return gateway.data_dir.with_suffix(".log").read_text()
 

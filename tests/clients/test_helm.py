@@ -19,7 +19,7 @@ THREE = {"replicas": 3, "arbiter.secret": "arbiter", "blocks.url": "s3://blocks/
 def helm(*line, **values):
     program = TOOLS / "helm" if (TOOLS / "helm").exists() else shutil.which("helm")
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
-    return subprocess.run([program, *map(str, line), *sets], capture_output=True, text=True, timeout=60,
+    return subprocess.run([program, *map(str, line), *sets], capture_output=True, text=True, timeout=120,
                           env={**os.environ, "HOME": "/nonexistent", "HELM_CACHE_HOME": "/nonexistent"})
 
 
@@ -104,7 +104,7 @@ def test_the_program_accepts_the_settings_of_a_pod(values, tmp_path):
     volume.chmod(0o2775)
     mounts.append((volume, "/data"))
     with Container(image, mounts, "config", "check", *container["args"], log=tmp_path / "log", **env) as checked:
-        assert checked.unshare.wait(timeout=30) == 0, checked.log.read_text()
+        assert checked.unshare.wait(timeout=120) == 0, checked.log.read_text()
     assert "hush" not in (tmp_path / "log").read_text()
     if values == {}:
         with Container(image, mounts, *container["args"], log=tmp_path / "log", **env) as pod:

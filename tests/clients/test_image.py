@@ -72,7 +72,7 @@ def test_a_volume_of_another_user_is_refused_with_the_cure(image, tmp_path):
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o700)
     with Container(image, [(volume, "/data")], log=tmp_path / "log") as container:
-        assert container.unshare.wait(timeout=30) == 1
+        assert container.unshare.wait(timeout=120) == 1
     said = (tmp_path / "log").read_text()
     assert "/data: permission denied for user id 10001" in said, said
 

@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
 
 from conftest import FULA, Gateway
+from helpers import eventually, free_port
 from identity import ENV
 from masters import admin, federation  # noqa: F401
 
@@ -25,7 +25,7 @@ class Machine:
 
     def fula(self, *args, check=True):
         env = {"PATH": os.environ["PATH"], "HOME": str(self.dir)}
-        done = subprocess.run([FULA, *map(str, args)], cwd=self.dir, capture_output=True, text=True, timeout=120, env=env)
+        done = subprocess.run([FULA, *map(str, args)], cwd=self.dir, capture_output=True, text=True, timeout=300, env=env)
         assert not check or done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
         return done
 
@@ -87,39 +87,29 @@ def states(done):
     return {(check["name"], check["state"]) for check in json.loads(done.stdout)["checks"]}
 
 
-def free_ports(count):
-    """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def bare(directory, *line):
     """Runs a command in a shell without any setting, as somebody who logs in does."""
     env = {"PATH": os.environ["PATH"], "HOME": str(directory)}
-    return subprocess.run([FULA, *map(str, line)], capture_output=True, text=True, timeout=120, env=env)
+    return subprocess.run([FULA, *map(str, line)], capture_output=True, text=True, timeout=300, env=env)
 
 
 def wait_until_ready(admin_port, process):
-    for _ in range(600):
+    def ready():
         assert process.poll() is None, process.communicate()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz", timeout=10):
-                return
+            with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz", timeout=60):
+                return True
         except OSError:
-            time.sleep(0.05)
-    raise AssertionError("it is not ready")
+            return False
+
+    eventually(ready)
 
 
 def test_a_third_master_serves_after_three_commands(federation, tmp_path):  # noqa: F811
     one = federation.gateway("one", FULA_BUCKET_QUOTA="1M", FULA_RATE_PER_USER="500")
     federation.gateway("two", FULA_BUCKET_QUOTA="1M", FULA_RATE_PER_USER="500")
     one.client().create_bucket(Bucket="photos")
-    machine, (port, admin_port) = Machine(tmp_path / "third"), free_ports(2)
+    machine, port, admin_port = Machine(tmp_path / "third"), free_port(), free_port()
     began = time.monotonic()
     key = machine.key()  # the first command: fula join
     # The second one needs no settings: the running gateway tells its own.
@@ -146,7 +136,7 @@ def test_a_third_master_serves_after_three_commands(federation, tmp_path):  # no
         # It leaves again without any setting in the shell.
         left = bare(tmp_path, "leave", "--data-dir", machine.data)
         assert left.returncode == 0 and "It is safe to switch the machine off" in left.stdout, left
-        assert third.wait(timeout=40) == 0
+        assert third.wait(timeout=60) == 0
         assert len(json.loads(admin(one, "masters", "list", "--json").stdout)) == 2
     finally:
         third.kill()
@@ -186,7 +176,7 @@ def test_a_new_master_is_checked_before_anything_is_written(federation, tmp_path
 
 def test_the_service_finds_its_data_directory(federation, tmp_path):  # noqa: F811
     one = federation.gateway("one")
-    machine, ports = Machine(tmp_path / "third"), free_ports(2)
+    machine, ports = Machine(tmp_path / "third"), (free_port(), free_port())
     listen = [word for name, port in zip(("LISTEN", "ADMIN_LISTEN"), ports)
               for word in ("--set", f"FULA_{name}=127.0.0.1:{port}")]
     machine.join(invite(one, machine.key()).stdout, *listen)
@@ -206,7 +196,7 @@ def test_the_service_finds_its_data_directory(federation, tmp_path):  # noqa: F8
         assert (machine.data / "log").is_dir()
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     # Without --data-dir, it is the directory that systemd makes.
     usual = Machine(tmp_path / "usual")
     (usual.dir / "invitation").write_text(invite(one, usual.key()).stdout)
@@ -230,7 +220,7 @@ ${start//%d/$(dirname "$3")} > /dev/null 2>&1 &
 
 def test_the_service_is_started_where_systemd_runs(federation, tmp_path):  # noqa: F811
     one = federation.gateway("one")
-    machine, (port, admin_port) = Machine(tmp_path / "third"), free_ports(2)
+    machine, port, admin_port = Machine(tmp_path / "third"), free_port(), free_port()
     (machine.dir / "invitation").write_text(invite(one, machine.key()).stdout)
     (machine.dir / "systemctl").write_text(SYSTEMCTL)
     (machine.dir / "systemctl").chmod(0o755)
@@ -238,7 +228,7 @@ def test_the_service_is_started_where_systemd_runs(federation, tmp_path):  # noq
             'mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && exec "$@"', "bash",
             FULA, "join", "master", "--invite", "invitation", "--config-dir", machine.config, "--data-dir", machine.data,
             "--set", f"FULA_LISTEN=127.0.0.1:{port}", "--set", f"FULA_ADMIN_LISTEN=127.0.0.1:{admin_port}", "--start"]
-    done = subprocess.run([*map(str, line)], cwd=machine.dir, capture_output=True, text=True, timeout=100,
+    done = subprocess.run([*map(str, line)], cwd=machine.dir, capture_output=True, text=True, timeout=300,
                           env={"PATH": f"{machine.dir}:{os.environ['PATH']}", "HOME": str(machine.dir)})
     assert done.returncode == 0, done
     assert f"The service fula.service serves on 127.0.0.1:{port}, " in done.stdout
@@ -358,7 +348,7 @@ def test_a_storage_node_joins(tmp_path):
             assert refused.returncode == 1 and "a storage node cannot leave" in refused.stderr, refused
         finally:
             node.terminate()
-            node.wait(timeout=40)
+            node.wait(timeout=60)
 
 
 def test_a_master_leaves_and_loses_nothing(federation, tmp_path):  # noqa: F811
@@ -372,7 +362,7 @@ def test_a_master_leaves_and_loses_nothing(federation, tmp_path):  # noqa: F811
     assert two.process.poll() is None
     done = admin(two, "leave")
     assert done.returncode == 0 and "It is safe to switch the machine off" in done.stdout, done
-    assert two.process.wait(timeout=40) == 0
+    assert two.process.wait(timeout=60) == 0
     shutil.rmtree(two.data_dir)
     (left,) = json.loads(admin(one, "masters", "list", "--json").stdout)
     assert left["is_self"]

@@ -11,7 +11,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from conftest import Gateway
-from helpers import self_signed
+from helpers import eventually, self_signed
 from identity import JWT_SECRET, audit, call, code, door, fresh, session_client, sts
 
 
@@ -87,23 +87,20 @@ def test_jwts_of_a_key_set_that_is_rotated(tmp_path):
     assert call(gateway, "GET", "/", token=old)[0] == 200
     issuer.rotate("second")
     new = issuer.token()
-    deadline = time.monotonic() + 15
-    while call(gateway, "GET", "/", token=new)[0] != 200:
-        assert time.monotonic() < deadline, "the new key is not fetched"
+    eventually(lambda: call(gateway, "GET", "/", token=new)[0] == 200, why=lambda: "the new key is not fetched")
     # What the key that is gone signed is good no longer, and unknown keys do not make it ask at will.
     assert code(call(gateway, "GET", "/", token=old)) == (400, "InvalidToken")
-    served = issuer.served
+    served, began = issuer.served, time.monotonic()
     for _ in range(50):
         assert call(gateway, "GET", "/", token=old)[0] == 400
-    assert issuer.served <= served + 1
+    # A key set is read at most every 10 seconds.
+    assert issuer.served <= served + 1 + (time.monotonic() - began) // 10
     gateway.stop()
 
 
 def until(told, expected, token):
     """Asks until the answer is the one expected: a key set is read at most every 10 seconds."""
-    deadline = time.monotonic() + 30
-    while (found := told(token)) != expected:
-        assert time.monotonic() < deadline, found
+    eventually(lambda: told(token) == expected, why=lambda: told(token))
 
 
 def test_a_key_set_over_tls_that_becomes_empty_lets_nobody_in(tmp_path):
@@ -123,20 +120,18 @@ def test_a_key_set_over_tls_that_becomes_empty_lets_nobody_in(tmp_path):
     until(told, (400, "InvalidToken"), token)
     assert log().count("has no key for RS256, ES256 or EdDSA") == 1
     session.list_buckets()
-    ready = urllib.request.urlopen(gateway.admin + "/readyz", timeout=10)
+    ready = urllib.request.urlopen(gateway.admin + "/readyz", timeout=60)
     assert ready.status == 200
-    metrics = lambda: urllib.request.urlopen(gateway.admin + "/metrics", timeout=10).read().decode()
-    assert "\nfula_jwks_keys 0\n" in metrics()
+    metrics = lambda: urllib.request.urlopen(gateway.admin + "/metrics", timeout=60).read().decode()
+    eventually(lambda: "\nfula_jwks_keys 0\n" in metrics())
     issuer.keys = keys
     assert told(unknown) == (400, "InvalidToken")
     until(told, 200, token)
-    assert "\nfula_jwks_keys 1\n" in metrics()
+    eventually(lambda: "\nfula_jwks_keys 1\n" in metrics())
     # An issuer that fails takes nothing away for now.
     issuer.status = 500
     assert told(unknown) == (400, "InvalidToken")
-    deadline = time.monotonic() + 30
-    while "cannot be read" not in log():
-        assert time.monotonic() < deadline
+    eventually(lambda: "cannot be read" in log())
     assert told(token) == 200
     gateway.stop()
 

@@ -14,7 +14,7 @@ import botocore.config
 import pytest
 
 from conftest import FULA, REPO, Gateway
-from helpers import Refused, pattern
+from helpers import BUSY, Refused, eventually, pattern
 from identity import Wallet, call
 from masters import Federation, Part, admin, federation, signed
 
@@ -96,7 +96,7 @@ def test_boto3_counts_right_while_answers_are_swallowed(shared, masters):
     link = Part("link", shared.gateways[1].listen, "--drop", 100)
     id, secret = shared.gateways[0].credentials()
     config = botocore.config.Config(retries={"max_attempts": 12, "mode": "standard"},
-                                    s3={"addressing_style": "path"}, read_timeout=10)
+                                    s3={"addressing_style": "path"}, read_timeout=60)
     s3 = boto3.client("s3", endpoint_url=f"http://{link.address}", region_name="us-east-1",
                       aws_access_key_id=id, aws_secret_access_key=secret, config=config)
     for _ in range(INCREMENTS):
@@ -117,7 +117,7 @@ def test_the_javascript_sdk_counts_right_while_answers_are_swallowed(shared, mas
     script = REPO / "tests/clients/js/increments.mjs"
     done = subprocess.run(["node", script, shared.gateways[0].url, f"http://{link.address}", bucket,
                            "counter", str(INCREMENTS)],
-                          capture_output=True, text=True, timeout=300, env=env)
+                          capture_output=True, text=True, timeout=600, env=env)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"refused": 0}
     assert int(link.stop()) > 0, "no answer was swallowed"
@@ -193,15 +193,17 @@ def test_a_key_revoked_on_one_master_fails_on_all(shared):
     for s3 in clients:
         s3.list_buckets()
     admin(shared.gateways[1], "keys", "revoke", made["id"], check=True)
-    deadline = time.monotonic() + 5
+    # Within five seconds.
+    deadline = time.monotonic() + 5 + BUSY
     for s3 in clients:
         while True:
+            asked = time.monotonic()
             try:
                 s3.list_buckets()
             except s3.exceptions.ClientError as error:
                 assert error.response["Error"]["Code"] == "InvalidAccessKeyId"
                 break
-            assert time.monotonic() < deadline, "it still works"
+            assert asked < deadline, "it still works"
 
 
 def test_masters_are_listed_and_struck_off(federation):
@@ -260,18 +262,16 @@ def test_an_arbiter_that_is_away(federation):
     started = time.monotonic()
     status, headers, _ = signed(gateway, "PUT", "/bucket/k", b"y")
     assert status == 503 and headers["x-fula-outcome"] in ("none", "unknown") and "retry-after" in headers
-    assert time.monotonic() - started < 5
+    # Within the deadline and a second.
+    assert time.monotonic() - started < 2 + 1 + BUSY
     assert signed(gateway, "GET", "/bucket/k")[0] == 503
     status, headers, body = signed(lax, "GET", "/bucket/k")
     assert (status, body) == (200, b"x")
     assert headers["x-fula-stale"] == headers["x-fula-version"]
     federation.postgres.tell("launch")
-    deadline = time.monotonic() + 3
-    while signed(gateway, "PUT", "/bucket/k", b"z")[0] != 200:
-        assert time.monotonic() < deadline, "it does not recover"
-    deadline = time.monotonic() + 5
-    while "x-fula-stale" in (answer := signed(lax, "GET", "/bucket/k"))[1]:
-        assert time.monotonic() < deadline
+    eventually(lambda: signed(gateway, "PUT", "/bucket/k", b"z")[0] == 200, why=lambda: "it does not recover")
+    ask = lambda: signed(lax, "GET", "/bucket/k")
+    answer = eventually(lambda: "x-fula-stale" not in (found := ask())[1] and found)
     assert answer[2] == b"z"
 
 
@@ -288,30 +288,23 @@ def test_an_arbiter_restored_from_an_older_backup(federation):
     federation.postgres.tell("crash")
     federation.postgres.tell(f"backup {backup}")
     federation.postgres.tell("launch")
-    deadline = time.monotonic() + 10
-    while signed(masters[1], "PUT", "/bucket/after", b"2")[0] != 200:
-        assert time.monotonic() < deadline
-    # Both masters have heard of it; one that has not could not tell.
-    assert signed(masters[0], "GET", "/bucket/after")[0] == 200
-    # The first try may meet a connection that died with the server.
-    while (said := admin(masters[0], "revoke", "wallet", wallet.user)).returncode != 0:
-        assert time.monotonic() < deadline, said.stderr
+    eventually(lambda: signed(masters[1], "PUT", "/bucket/after", b"2")[0] == 200)
+    # Both masters have heard of it; one that has not could not tell. The first try may meet a connection that died
+    # with the server.
+    eventually(lambda: signed(masters[0], "GET", "/bucket/after")[0] == 200)
+    eventually(lambda: admin(masters[0], "revoke", "wallet", wallet.user).returncode == 0)
     assert bearer(masters[0]) == 403
     federation.postgres.tell("crash")
     federation.postgres.tell(f"restore {backup}")
     federation.postgres.tell("launch")
     # Never "no such key": either refused, or healed and there.
-    deadline = time.monotonic() + 30
-    while True:
+    def read():
         status, _, body = signed(masters[0], "GET", "/bucket/after")
         assert status in (200, 503), (status, body)
-        if status == 200:
-            break
-        assert time.monotonic() < deadline, admin(masters[0], "roots", "show").stdout
-        time.sleep(0.1)
-    assert body == b"2"
-    while signed(masters[1], "PUT", "/bucket/more", b"3")[0] != 200:
-        assert time.monotonic() < deadline
+        return status == 200 and body
+
+    assert eventually(read, why=lambda: admin(masters[0], "roots", "show").stdout) == b"2"
+    eventually(lambda: signed(masters[1], "PUT", "/bucket/more", b"3")[0] == 200)
     assert signed(masters[1], "GET", "/bucket/before")[2] == b"1"
     shown = json.loads(admin(masters[0], "roots", "show", "--json").stdout)
     assert shown["recovery"]["alarm"] is None and len(shown["recovery"]["healed"]) == 1
@@ -361,11 +354,10 @@ def test_global_names_follow_the_mode_of_the_federation(federation, tmp_path, be
                           env={**os.environ, **federation.env()}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     master = federation.gateway("master", FULA_BUCKET_NAMES=then)
-    wanted, deadline = {"open": True, "shut": then == "global"}, time.monotonic() + 30
+    wanted = {"open": True, "shut": then == "global"}
     holds = lambda: {row["bucket"]: row["global_name"]
                      for row in json.loads(admin(master, "roots", "show", "--json").stdout)["buckets"]}
-    while holds() != wanted:
-        assert time.monotonic() < deadline, holds()
+    eventually(lambda: holds() == wanted, why=holds)
     assert call(master, "GET", "/open/k")[2] == b"open"
 
 

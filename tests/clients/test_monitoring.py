@@ -3,9 +3,7 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
-import time
 import urllib.parse
 import urllib.request
 
@@ -13,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import REPO, Gateway
+from helpers import eventually, free_port
 
 MONITORING = REPO / "deploy/monitoring"
 ALERTS = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
@@ -21,7 +20,7 @@ QUERIES = {(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for
 
 
 def run(*line, **how):
-    return subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=120, **how)
+    return subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=300, **how)
 
 
 def test_the_alerts_are_valid_and_fire_when_they_should():
@@ -41,12 +40,6 @@ def test_every_alert_is_explained_in_the_manual():
     assert rows == {alert["alert"] for alert in ALERTS}
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 class Prometheus:
     """A Prometheus that reads one gateway every second."""
 
@@ -62,21 +55,20 @@ class Prometheus:
             stdout=subprocess.DEVNULL, stderr=open(directory / "prometheus.log", "wb"))
 
     def get(self, path, **query):
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=120) as answer:
             return json.load(answer)["data"]
 
     def query(self, text):
         return self.get("query", query=text)["result"]
 
     def wait_for(self, text):
-        for _ in range(300):
+        def has_value():
             try:
-                if self.query(text):
-                    return
+                return self.query(text)
             except OSError:
-                pass  # It does not listen yet.
-            time.sleep(0.1)
-        raise AssertionError(f"{text} has no value")
+                return False  # It does not listen yet.
+
+        eventually(has_value, 120, lambda: f"{text} has no value")
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +91,8 @@ def prometheus(tmp_path_factory):
                         s3.head_object(Bucket="seen", Key="none")
                 prometheus.wait_for('fula_requests_total{operation="HeadObject",status="404"}')
             gateway.fula("gc", "--now")
-            prometheus.wait_for('rate(fula_requests_total{operation="HeadObject",status="404"}[1m]) > 0')
-            prometheus.wait_for("increase(fula_gc_runs_total[1m]) > 0")
+            prometheus.wait_for('rate(fula_requests_total{operation="HeadObject",status="404"}[10m]) > 0')
+            prometheus.wait_for("increase(fula_gc_runs_total[10m]) > 0")
             yield prometheus
         finally:
             prometheus.process.kill()
@@ -111,7 +103,8 @@ def test_every_query_of_the_dashboard_returns_data(prometheus):
     assert len(QUERIES) > 30
     empty = []
     for title, query in sorted(QUERIES):
-        text = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
+        # So long that it reaches back to the requests, however slow the machine is.
+        text = query.replace("$__rate_interval", "10m").replace("$instance", ".*")
         if not prometheus.query(text):
             empty.append((title, text))
     assert empty == []
@@ -131,4 +124,6 @@ def test_the_alerts_name_metrics_and_labels_that_exist(prometheus):
 
 
 def test_a_gateway_that_is_well_raises_no_alert(prometheus):
-    assert prometheus.query("ALERTS") == []
+    """On a machine that other tests use, too, single reads may be slow. That would have to last for an alert."""
+    found = [alert for alert in prometheus.query("ALERTS") if alert["metric"]["alertname"] != "FulaSlow"]
+    assert found == [] and prometheus.query('ALERTS{alertstate="firing"}') == []

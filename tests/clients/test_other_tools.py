@@ -1,6 +1,5 @@
 """s5cmd, mc, restic and the AWS SDKs for Java and Rust, as people use them. docs/compatibility.md lists their versions."""
 
-import os
 import pathlib
 import subprocess
 
@@ -43,9 +42,6 @@ def test_mc(own_gateway, tree, tmp_path):
     mc("encrypt", "set", "sse-s3", "fula/mc-bucket")
     assert "sse-s3" in mc("encrypt", "info", "fula/mc-bucket").stdout.lower()
     keep_files(tree, 200)
-    # `mc diff` compares times, too, and those of objects have whole seconds.
-    for path in tree.rglob("*"):
-        os.utime(path, (1_700_000_000, 1_700_000_000))
     mc("mirror", str(tree), "fula/mc-bucket/tree")
     mc("mirror", "fula/mc-bucket/tree", str(tmp_path / "back"))
     same(tree, tmp_path / "back")
@@ -88,7 +84,7 @@ def java(tmp_path_factory):
     """The class path of the program in java/, compiled."""
     target = tmp_path_factory.mktemp("java")
     command = ["mvn", "-q", "-B", "-o", "compile", f"-DbuildDirectory={target}"]
-    done = subprocess.run(command, cwd=CLIENTS / "java", capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=CLIENTS / "java", capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     return f"{target}/classes:{target}/dependency/*"
 
@@ -102,7 +98,7 @@ def test_the_rust_sdk(own_gateway):
     """`make tools` has built its crates."""
     target = CLIENTS.parents[1] / "target/rust-sdk"
     command = ["cargo", "build", "--locked", "--offline", "--ignore-rust-version", "--target-dir", str(target)]
-    done = subprocess.run(command, cwd=CLIENTS / "rust", capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=CLIENTS / "rust", capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     key_id, secret = own_gateway.credentials()
     env = {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": secret}

@@ -14,7 +14,7 @@ import botocore.exceptions
 import pytest
 
 from conftest import FULA, Gateway
-from helpers import pattern
+from helpers import BUSY, eventually, pattern
 from identity import ENV, Wallet, session_client, sts
 from masters import admin, federation, signed
 from packs import all_packs, damage, index_of
@@ -33,10 +33,8 @@ def timed(*args, **options):
 
 def key_of(gateway, user):
     # The first try may meet a connection that died with the server.
-    deadline = time.monotonic() + 30
-    while (made := admin(gateway, "keys", "create", "--user", user, "--json")).returncode != 0:
-        assert time.monotonic() < deadline, made.stderr
-    made = json.loads(made.stdout)
+    make = lambda: admin(gateway, "keys", "create", "--user", user, "--json")
+    made = json.loads(eventually(lambda: (done := make()).returncode == 0 and done.stdout))
     return made["id"], made["secret"]
 
 
@@ -46,7 +44,7 @@ def head(gateway, key, seconds=0):
     headers = signed_headers(key, gateway.listen, "GET", target, date=now(seconds))
     request = urllib.request.Request(gateway.url + target, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, ""
     except urllib.error.HTTPError as error:
         return error.code, re.search("<Code>(.*?)</Code>", error.read().decode())[1]
@@ -61,12 +59,10 @@ def answered(gateway, session):
     return ""
 
 
-def until(wanted, look, seconds=30):
+def until(wanted, look):
     """Waits until a look comes to what is wanted; returns everything that was seen on the way."""
-    deadline, seen = time.monotonic() + seconds, []
-    while not seen or seen[-1] != wanted:
-        assert time.monotonic() < deadline, seen[-1]
-        seen.append(look())
+    seen = []
+    eventually(lambda: seen.append(look()) or seen[-1] == wanted, why=lambda: seen[-1])
     return seen
 
 
@@ -81,17 +77,19 @@ def test_a_hung_database_is_told_in_time(federation):
     for path in ("/bucket/k", "/never-seen/k"):
         took, status, headers, _ = timed(strict, "PUT", path, b"y")
         assert status == 503 and headers["x-fula-outcome"] in ("none", "unknown")
-        assert took < 3.8, f"{path}: {took}"
+        # Within the deadline and a second.
+        assert took < 3 + 1 + BUSY, f"{path}: {took}"
     took, status, _, body = timed(strict, "GET", "/bucket/k")
-    assert status == 503 and took < 10
+    assert status == 503 and took < 10 + BUSY
     assert "(the arbiter) does not answer in time" in body and "FULA_DATABASE_URL" in body
     # Only the first stale read waits.
     took, status, headers, body = timed(lax, "GET", "/bucket/k")
-    assert (status, body) == (200, "x") and "x-fula-stale" in headers and took < 5
-    for _ in range(10):
-        took, status, headers, body = timed(lax, "GET", "/bucket/k")
+    assert (status, body) == (200, "x") and "x-fula-stale" in headers and took < 5 + BUSY
+    answers = [timed(lax, "GET", "/bucket/k") for _ in range(10)]
+    for took, status, headers, body in answers:
         assert (status, body) == (200, "x") and "x-fula-stale" in headers
-        assert took < 1, took
+    # One that waits takes two seconds. On a busy machine, less than half of them may be late for other reasons.
+    assert sorted(took for took, *_ in answers)[5] < 1, answers
     federation.postgres.tell("thaw")
     until(200, lambda: signed(strict, "PUT", "/bucket/k", b"z")[0])
     until(False, lambda: "x-fula-stale" in signed(lax, "GET", "/bucket/k")[1])
@@ -113,7 +111,7 @@ def test_a_hung_block_store_is_told_in_time(federation, tmp_path):
             took, status, headers, text = timed(master, "PUT", "/bucket/k", body)
             assert status == 503 and headers["x-fula-outcome"] == "none", text
             assert "The block store does not answer in time" in text
-            assert took < 3.8, f"{len(body)} bytes: {took}"
+            assert took < 3 + 1 + BUSY, f"{len(body)} bytes: {took}"
         # The listing is in memory, the content is not.
         assert signed(master, "GET", "/bucket?list-type=2")[0] == 200
         master.kill()
@@ -121,7 +119,8 @@ def test_a_hung_block_store_is_told_in_time(federation, tmp_path):
         master.start(env=master.shared)
         store.process.send_signal(signal.SIGSTOP)
         took, status, _, text = timed(master, "GET", "/bucket/large")
-        assert status == 503 and took < 15, took
+        # About ten seconds.
+        assert status == 503 and took < 10 + 2 * BUSY, took
         assert "The block store does not answer in time" in text and "FULA_BLOCKS" in text
     finally:
         store.process.send_signal(signal.SIGCONT)
@@ -248,7 +247,7 @@ def test_no_key_is_unknown_while_a_restore_empties_tables(federation):
     assert head(masters[1], key)[0] == 503
     # Nothing is written meanwhile that the restore would stumble over, nor by a command.
     refused = subprocess.run([FULA, "keys", "list"], env={**os.environ, **federation.env()},
-                             cwd=federation.tmp, capture_output=True, text=True, timeout=60)
+                             cwd=federation.tmp, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 1 and "tables are being restored" in refused.stderr
     federation.postgres.tell("execute INSERT INTO fula_directory SELECT * FROM aside")
     for master in masters:

@@ -3,19 +3,18 @@
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
 from conftest import FULA, REPO
-from helpers import MIB
+from helpers import MIB, eventually
 from machine import Machine
 
 UNITS = {"fula.service": "gateway", "fula-storage-node.service": "storage-node"}
 
 
 def run(*line, check=True):
-    done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=600)
     assert not check or done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
     return done
 
@@ -115,7 +114,7 @@ def test_the_gateway_makes_no_system_call_that_its_service_forbids(own_gateway, 
     own_gateway.fula("gc", "--now")
     children = run("pgrep", "-P", str(own_gateway.process.pid)).stdout.split()
     run("kill", "-TERM", *children)
-    assert own_gateway.process.wait(timeout=60) == 0
+    assert own_gateway.process.wait(timeout=120) == 0
     calls = set(re.findall(r"^\d+\s+(\w+)\(", trace.read_text(), re.M))
     assert {"fsync", "fdatasync"} & calls and "accept4" in calls, calls
     # The tracer itself sees the program that it starts.
@@ -176,12 +175,8 @@ class Service:
         return self.machine.run("systemctl", "show", "--value", "-p", name, "fula").stdout.strip()
 
     def wait_until_healthy(self):
-        for _ in range(300):
-            done = self.machine.run("fula", "health", check=False)
-            if done.returncode == 0:
-                return
-            time.sleep(0.1)
-        raise AssertionError(self.machine.run("systemctl", "status", "fula", check=False).stdout)
+        eventually(lambda: self.machine.run("fula", "health", check=False).returncode == 0, 120,
+                   lambda: self.machine.run("systemctl", "status", "fula", check=False).stdout)
 
     def use(self, act):
         environment = "AWS_SHARED_CREDENTIALS_FILE=/var/lib/fula-gateway/credentials"
@@ -209,10 +204,7 @@ def test_the_service_runs_under_systemd(package, tmp_path):
         machine.run("systemctl", "reload", "fula")
         assert service.show("MainPID") == first
         machine.run("systemctl", "kill", "--signal=KILL", "fula")
-        for _ in range(300):
-            if service.show("MainPID") not in (first, "0"):
-                break
-            time.sleep(0.1)
+        eventually(lambda: service.show("MainPID") not in (first, "0"))
         service.wait_until_healthy()
         service.use("get")
         # An upgrade restarts what ran.

@@ -21,7 +21,7 @@ from signing import now, presigned, quote, signed_headers
 
 def exchange(gateway, method, target, headers, body=b""):
     """Sends a request as it is; a header may have several values. Returns status, headers and body."""
-    connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+    connection = http.client.HTTPConnection(gateway.listen, timeout=120)
     connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
     headers = {"host": gateway.listen, **headers}
     framed = {"content-length", "transfer-encoding"} & {name.lower() for name in headers}

@@ -16,7 +16,7 @@ MKDOCS = REPO / "target/site-venv/bin/mkdocs"
 
 
 def build(repository, site):
-    return subprocess.run([MKDOCS, "build", "--strict", "--site-dir", site], cwd=repository, timeout=120,
+    return subprocess.run([MKDOCS, "build", "--strict", "--site-dir", site], cwd=repository, timeout=600,
                           env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
 
 

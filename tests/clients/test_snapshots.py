@@ -4,11 +4,13 @@ import concurrent.futures
 import random
 import threading
 import time
+import urllib.request
 
 import pytest
 
 import dag_cbor
 from conftest import Gateway
+from helpers import eventually
 from identity import Wallet, call, code, door, fresh, token_client
 from masters import Federation
 from signing import quote
@@ -90,9 +92,7 @@ def test_a_version_beyond_the_retention_is_gone(tmp_path):
         s3.put_object(Bucket="bucket", Key="b", Body=b"")
         s3.put_object(Bucket="bucket", Key="c", Body=b"")
         target = f"/bucket?fula-changes&since={begin[1]}"
-        deadline = time.monotonic() + 10
-        while stream(gateway, target)[0] != 410 and time.monotonic() < deadline:
-            pass
+        eventually(lambda: stream(gateway, target)[0] == 410)
         assert stream(gateway, target)[:2] == (410, "VersionExpired")
 
 
@@ -117,11 +117,12 @@ def test_a_request_waits_for_a_change(gateway, s3, bucket):
         assert not concurrent.futures.wait([waiting], 0.3).done
         s3.put_object(Bucket=bucket, Key="b", Body=b"1")
         began = time.monotonic()
-        begin, found = waiting.result(timeout=10)
-        assert time.monotonic() - began < 5 and (begin[1], list(found)) == (version + 1, ["b"])
+        begin, found = waiting.result(timeout=120)
+        # Long before the minute of the request is over.
+        assert time.monotonic() - began < 30 and (begin[1], list(found)) == (version + 1, ["b"])
     began = time.monotonic()
     begin, found = stream(gateway, f"/{bucket}?fula-changes&since={version + 1}&wait=1")
-    assert (begin[1], found) == (version + 1, {}) and 1 <= time.monotonic() - began < 10
+    assert (begin[1], found) == (version + 1, {}) and 1 <= time.monotonic() - began < 30
 
 
 def test_a_gateway_that_stops_answers_those_that_wait(tmp_path):
@@ -129,13 +130,19 @@ def test_a_gateway_that_stops_answers_those_that_wait(tmp_path):
         s3 = gateway.client()
         s3.create_bucket(Bucket="bucket")
         version = stream(gateway, "/bucket?fula-list")[0][1]
+        connections = lambda count: urllib.request.urlopen(f"{gateway.admin}/metrics").read().count(
+            b'\nfula_connections{listener="s3"} %d\n' % count)
+        # That of the client, and then the one that waits.
+        eventually(lambda: connections(1))
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(stream, gateway, f"/bucket?fula-changes&since={version}&wait=60")
+            eventually(lambda: connections(2))
             assert not concurrent.futures.wait([waiting], 0.5).done
             began = time.monotonic()
             gateway.stop()
-            begin, found = waiting.result(timeout=10)
-        assert (begin[1], found) == (version, {}) and time.monotonic() - began < 15
+            begin, found = waiting.result(timeout=60)
+        # A request that is not answered before is cut off after 30 seconds.
+        assert (begin[1], found) == (version, {}) and time.monotonic() - began < 25
 
 
 def test_one_user_cannot_use_all_waits(tmp_path):
@@ -143,10 +150,10 @@ def test_one_user_cannot_use_all_waits(tmp_path):
         s3 = gateway.client()
         s3.create_bucket(Bucket="bucket")
         version = stream(gateway, "/bucket?fula-list")[0][1]
-        target = f"/bucket?fula-changes&since={version}&wait=30"
+        target = f"/bucket?fula-changes&since={version}&wait=60"
         with concurrent.futures.ThreadPoolExecutor(65) as pool:
             waiting = [pool.submit(stream, gateway, target) for _ in range(65)]
-            done, _ = concurrent.futures.wait(waiting, 20, return_when=concurrent.futures.FIRST_COMPLETED)
+            done, _ = concurrent.futures.wait(waiting, 60, return_when=concurrent.futures.FIRST_COMPLETED)
             assert [future.result()[:2] for future in done] == [(503, "SlowDown")]
             s3.put_object(Bucket="bucket", Key="k", Body=b"")
             assert sum(len(future.result()[1]) == 1 for future in waiting if future not in done) == 64
@@ -205,17 +212,15 @@ def test_rights_are_decided_again_after_a_wait(door):
         # The policy that let them in is removed by the change that they wait for.
         waiting = waits(pool, friend.v1())
         s3.delete_bucket_policy(Bucket=bucket)
-        assert code(waiting.result(timeout=20)) == (403, "AccessDenied")
+        assert code(waiting.result(timeout=120)) == (403, "AccessDenied")
         # The credential is revoked, and then somebody else writes.
         put_policy(s3, bucket, everything)
         token = wallet.v2(f"read:{bucket}")
         waiting = waits(pool, token)
         door.fula("revoke", "wallet", wallet.user, "--yes")
-        deadline = time.monotonic() + 20
-        while asks(token)[0] == 200 and time.monotonic() < deadline:
-            pass
+        eventually(lambda: asks(token)[0] != 200)
         assert asks(friend.v1(), "PUT", f"/{bucket}/k", b"x")[0] == 200
-        assert code(waiting.result(timeout=20)) == (403, "AccessDenied")
+        assert code(waiting.result(timeout=120)) == (403, "AccessDenied")
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +274,7 @@ def test_followers_of_every_master_end_with_the_bucket(shared):
         head = clients[2].head_bucket(Bucket=bucket)
         final.append(int(head["ResponseMetadata"]["HTTPHeaders"]["x-fula-version"]))
         last.set()
-        mirrors = [follower.result(timeout=60) for follower in followers]
+        mirrors = [follower.result(timeout=300) for follower in followers]
     listed = {o["Key"]: o["ETag"].strip('"') for o in clients[1].list_objects_v2(Bucket=bucket)["Contents"]}
     assert mirrors == [listed] * 3
 
@@ -281,9 +286,10 @@ def test_a_request_waits_for_a_write_of_another_master(shared):
     one.client(key=key).create_bucket(Bucket=bucket)
     version = stream(one, f"/{bucket}?fula-list", key)[0][1]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(stream, one, f"/{bucket}?fula-changes&since={version}&wait=30", key)
+        waiting = pool.submit(stream, one, f"/{bucket}?fula-changes&since={version}&wait=60", key)
         assert not concurrent.futures.wait([waiting], 0.5).done
         two.client(key=key).put_object(Bucket=bucket, Key="k", Body=b"x")
         began = time.monotonic()
-        begin, found = waiting.result(timeout=20)
-        assert (begin[1], list(found)) == (version + 1, ["k"]) and time.monotonic() - began < 5
+        begin, found = waiting.result(timeout=120)
+        # Long before the minute of the request is over.
+        assert (begin[1], list(found)) == (version + 1, ["k"]) and time.monotonic() - began < 30

@@ -10,23 +10,29 @@ import urllib.error
 import urllib.request
 
 from conftest import FULA, Gateway
+from helpers import eventually
 from masters import admin, federation, signed
 
 
 def refusal(data_dir, listen="127.0.0.1:0"):
     """What a gateway says that does not start."""
     command = [FULA, "gateway", "--data-dir", data_dir, "--listen", listen, "--admin-listen", "127.0.0.1:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode in (1, 2), done.stdout
     return done.stderr
 
 
 def readiness(gateway):
     try:
-        answer = urllib.request.urlopen(f"{gateway.admin}/readyz", timeout=30)
+        answer = urllib.request.urlopen(f"{gateway.admin}/readyz", timeout=120)
     except urllib.error.HTTPError as error:
         answer = error
     return answer.status, answer.read().decode()
+
+
+def until_ready(gateway):
+    """Waits until a gateway is ready. What it depends on has three seconds for an answer, also on a busy machine."""
+    eventually(lambda: readiness(gateway) == (200, "ready\n"), why=lambda: readiness(gateway))
 
 
 def test_addresses_may_name_localhost_or_no_host(tmp_path):
@@ -50,7 +56,7 @@ def test_a_start_without_its_addresses_leaves_nothing_behind(own_gateway, tmp_pa
     for listen, admin_listen, setting in [(taken, free, "--listen (FULA_LISTEN)"),
                                           (free, taken, "--admin-listen (FULA_ADMIN_LISTEN)")]:
         done = subprocess.run([FULA, "gateway", "--data-dir", away, "--listen", listen, "--admin-listen", admin_listen],
-                              capture_output=True, text=True, timeout=60)
+                              capture_output=True, text=True, timeout=120)
         assert done.returncode == 1 and not away.exists()
         assert f"cannot listen on {taken}: the address is in use; end the process" in done.stderr
         assert setting in done.stderr
@@ -69,12 +75,10 @@ def test_a_start_says_once_what_it_waits_for(federation):
                    "--admin-listen", "127.0.0.1:0"]
         env = {**os.environ, **federation.env(FULA_DATABASE_URL=url)}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=env)
-    while "the arbiter does not answer" not in log.read_text():
-        assert process.poll() is None, log.read_text()
+    eventually(lambda: "the arbiter does not answer" in log.read_text())
     # It asks twice a second.
-    begun = time.monotonic()
-    while time.monotonic() < begun + 3:
-        assert process.poll() is None, log.read_text()
+    time.sleep(3)
+    assert process.poll() is None, log.read_text()
     federation.postgres.tell("launch")
     assert "serves S3 on" in process.stdout.readline()
     process.kill()
@@ -83,7 +87,7 @@ def test_a_start_says_once_what_it_waits_for(federation):
     told = [line for line in text.splitlines() if "does not answer" in line]
     reasons = [re.search(r'error="([^"]*)"', line)[1] for line in told]
     assert len(reasons) == len(set(reasons)) <= 3, text
-    assert "connection refused" in reasons[0] and re.search("asked again for up to (29|30) s", told[0]), told
+    assert "connection refused" in reasons[0] and re.search("asked again for up to (2[5-9]|30) s", told[0]), told
     assert all(f'address="{place}"' in line for line in told) and "the arbiter answers" in text
     assert "hush" not in text and "os error" not in text
 
@@ -125,7 +129,7 @@ def test_keys_without_the_key_that_seals_them_are_refused(own_gateway):
 
 def test_readyz_says_which_part_is_away(federation):
     master = federation.gateway("one")
-    assert readiness(master) == (200, "ready\n")
+    until_ready(master)
     blocks = federation.tmp / "blocks"
     blocks.rename(federation.tmp / "away")
     blocks.write_text("a file where the directory was")
@@ -133,7 +137,7 @@ def test_readyz_says_which_part_is_away(federation):
     assert status == 503 and "the block store does not answer" in why
     blocks.unlink()
     (federation.tmp / "away").rename(blocks)
-    assert readiness(master) == (200, "ready\n")
+    until_ready(master)
     federation.postgres.stop()
     status, why = readiness(master)
     assert status == 503 and "the arbiter does not answer" in why
@@ -146,26 +150,22 @@ def test_a_master_in_doubt_says_so_everywhere(federation):
     federation.postgres.tell("crash")
     federation.postgres.tell(f"backup {backup}")
     federation.postgres.tell("launch")
-    deadline = time.monotonic() + 30
-    while signed(one, "PUT", "/bucket/after", b"2")[0] != 200:
-        assert time.monotonic() < deadline
+    eventually(lambda: signed(one, "PUT", "/bucket/after", b"2")[0] == 200)
     # A master that is away: what it remembers is waited for.
     two.kill()
     federation.postgres.tell("crash")
     federation.postgres.tell(f"restore {backup}")
     federation.postgres.tell("launch")
-    while "in doubt" not in (said := readiness(one))[1]:
-        assert time.monotonic() < deadline, said
+    said = eventually(lambda: "in doubt" in (found := readiness(one))[1] and found, why=lambda: readiness(one))
     assert said[0] == 503 and "fula roots show" in said[1]
-    while "is waited for" not in (waiting := admin(one, "roots", "heal")).stdout:
-        assert time.monotonic() < deadline, waiting.stderr
+    heal = lambda *more: admin(one, "roots", "heal", *more)
+    waiting = eventually(lambda: "is waited for" in (found := heal()).stdout and found, why=lambda: heal().stderr)
     assert waiting.returncode == 1
-    healed = admin(one, "roots", "heal", "--force")
-    while healed.returncode != 0:
-        assert time.monotonic() < deadline, healed.stdout + healed.stderr
-        healed = admin(one, "roots", "heal")
+    healed = heal("--force")
+    if healed.returncode != 0:
+        healed = eventually(lambda: (found := heal()).returncode == 0 and found, why=lambda: heal().stderr)
     assert "the arbiter is trusted" in healed.stdout
-    assert readiness(one) == (200, "ready\n")
+    until_ready(one)
     assert signed(one, "GET", "/bucket/after")[2] == b"2"
 
 

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from conftest import FULA, REPO, Gateway
-from helpers import MIB, pattern
+from helpers import MIB, eventually, log_says, pattern
 from masters import admin, federation
 
 
@@ -29,12 +29,6 @@ def value(gateway, series):
     return float(re.search(rf"^{re.escape(series)} (\S+)$", metrics(gateway), re.M)[1])
 
 
-def wait_for(what):
-    while not (found := what()):
-        pass
-    return found
-
-
 def test_every_metric_is_there_right_after_the_start(own_gateway):
     text, names = metrics(own_gateway), documented()
     assert len(names) > 40
@@ -51,10 +45,11 @@ def test_metrics_tell_what_is(own_gateway):
     s3.create_bucket(Bucket="bucket")
     version = subprocess.run([FULA, "--version"], capture_output=True, text=True).stdout.split()[1]
     assert value(own_gateway, f'fula_build_info{{version="{version}"}}') == 1
-    wait_for(lambda: value(own_gateway, "fula_disk_free_bytes"))
     size = shutil.disk_usage(own_gateway.data_dir).total
-    assert value(own_gateway, "fula_disk_size_bytes") == size
-    assert 0 < value(own_gateway, "fula_disk_reserved_bytes") < size
+    # It looks at the disk by itself, and writes one number after the other.
+    eventually(lambda: value(own_gateway, "fula_disk_free_bytes") > 0)
+    eventually(lambda: value(own_gateway, "fula_disk_size_bytes") == size)
+    eventually(lambda: 0 < value(own_gateway, "fula_disk_reserved_bytes") < size)
     assert value(own_gateway, 'fula_connections{listener="s3"}') >= 1
     assert value(own_gateway, 'fula_connections_max{listener="s3"}') > 100
     assert value(own_gateway, "process_resident_memory_bytes") > MIB
@@ -87,10 +82,10 @@ def test_the_bytes_of_the_log_are_live_retained_or_dead(own_gateway):
     assert re.search(r"wait for the retention: the first until \d{4}-.*, the last until \d{4}-", text)
     # A collection within the retention deletes none of it, and the metrics say so.
     own_gateway.fula("gc", "--now")
-    wait_for(lambda: value(own_gateway, "fula_log_retained_bytes") >= 5 * MIB)
+    eventually(lambda: value(own_gateway, "fula_log_retained_bytes") >= 5 * MIB)
     own_gateway.fula("gc", "--now", "--retention", "0s")
-    wait_for(lambda: value(own_gateway, "fula_log_retained_bytes") == 0)
-    wait_for(lambda: value(own_gateway, "fula_log_live_bytes") < 4 * MIB)
+    eventually(lambda: value(own_gateway, "fula_log_retained_bytes") == 0)
+    eventually(lambda: value(own_gateway, "fula_log_live_bytes") < 4 * MIB)
     said = json.loads(own_gateway.fula("gc", "--json").stdout)
     # Root blocks stay for the history.
     assert said["retained_bytes"] < 4096
@@ -156,13 +151,13 @@ def test_masters_say_who_they_are(federation):
     refused = admin(one, "masters", "forget", names[1])
     assert refused.returncode == 1 and "--force" in refused.stderr
     # Masters look every second.
-    wait_for(lambda: value(one, "fula_masters") == value(one, "fula_masters_seen") == 2)
+    eventually(lambda: value(one, "fula_masters") == value(one, "fula_masters_seen") == 2)
     assert admin(one, "masters", "forget", names[1], "--force").returncode == 0
     alive = lambda: {master["name"] for master in json.loads(admin(one, "masters", "list", "--json").stdout)}
     assert alive() == {names[0]}
     # It enrols again, and says so.
-    wait_for(lambda: len(alive()) == 2)
-    assert "on the list again" in two.data_dir.with_suffix(".log").read_text()
+    eventually(lambda: len(alive()) == 2)
+    log_says(two, "on the list again")
 
 
 @pytest.mark.parametrize("blocks", ["own", "shared"])
@@ -173,24 +168,24 @@ def test_what_is_kept_for_the_retention_is_bounded_in_bytes(tmp_path, monkeypatc
         env["FULA_BLOCKS"] = f"file://{tmp_path}/blocks"
     for name, setting in env.items():
         monkeypatch.setenv(name, setting)
-    gateway = Gateway(tmp_path / "data").start()
-    s3 = gateway.client()
-    s3.create_bucket(Bucket="bucket")
-    for n in range(30):
-        s3.put_object(Bucket="bucket", Key="key", Body=pattern(MIB, seed=n))
-    # What an operator asks for is taken as it is, and keeps everything.
-    asked = json.loads(gateway.fula("gc", "--now", "--retention", "1h", "--json").stdout)["collection"]
-    assert asked["retained_bytes"] > 28 * MIB and asked["retention_ms"] == 3600_000
-    assert value(gateway, "fula_retention_seconds") == 3600
-    done = json.loads(gateway.fula("gc", "--now", "--json").stdout)["collection"]
-    assert done["deleted_bytes"] > 8 * MIB and done["retained_bytes"] <= 20 * MIB
-    assert done["retention_ms"] < 3600_000
-    assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == pattern(MIB, seed=29)
-    assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
-    # Later collections begin with the shorter time, and lengthen it while they keep little.
-    short = value(gateway, "fula_retention_seconds")
-    assert short < 60
-    gateway.fula("gc", "--now")
-    assert short < value(gateway, "fula_retention_seconds") < 3600
-    wrong = gateway.fula("gateway", "--retention-bytes", "half", check=False)
-    assert wrong.returncode == 2 and "such as 50%" in wrong.stderr
+    with Gateway(tmp_path / "data").start() as gateway:
+        s3 = gateway.client()
+        s3.create_bucket(Bucket="bucket")
+        for n in range(30):
+            s3.put_object(Bucket="bucket", Key="key", Body=pattern(MIB, seed=n))
+        # What an operator asks for is taken as it is, and keeps everything.
+        asked = json.loads(gateway.fula("gc", "--now", "--retention", "1h", "--json").stdout)["collection"]
+        assert asked["retained_bytes"] > 28 * MIB and asked["retention_ms"] == 3600_000
+        assert value(gateway, "fula_retention_seconds") == 3600
+        done = json.loads(gateway.fula("gc", "--now", "--json").stdout)["collection"]
+        assert done["deleted_bytes"] > 8 * MIB and done["retained_bytes"] <= 20 * MIB
+        assert done["retention_ms"] < 3600_000
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == pattern(MIB, seed=29)
+        assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
+        # Later collections begin with the shorter time, and lengthen it while they keep little.
+        short = value(gateway, "fula_retention_seconds")
+        assert short < 60
+        gateway.fula("gc", "--now")
+        assert short < value(gateway, "fula_retention_seconds") < 3600
+        wrong = gateway.fula("gateway", "--retention-bytes", "half", check=False)
+        assert wrong.returncode == 2 and "such as 50%" in wrong.stderr

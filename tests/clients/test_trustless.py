@@ -4,12 +4,11 @@
 import base64
 import json
 import re
-import time
 
 import pytest
 
 from conftest import Gateway
-from helpers import MIB, pattern
+from helpers import MIB, eventually, pattern
 from nodes import Site, binary, call, file_node, links_of, read_car
 
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
@@ -20,21 +19,16 @@ SHA256, V0 = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", "QmY
 
 def address(process, log):
     """The URL of the listener for public objects, which the log names."""
-    for _ in range(200):
-        found = re.findall(r"serving public objects by CID address=(\S+)", re.sub(r"\x1b\[[0-9;]*m", "", log.read_text()))
-        if found:
-            return f"http://{found[-1]}"
-        time.sleep(0.05)
-    raise AssertionError(f"{process} does not serve public objects")
+    plain = lambda: re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+    found = eventually(lambda: re.findall(r"serving public objects by CID address=(\S+)", plain()),
+                       why=lambda: f"{process} does not serve public objects")
+    return f"http://{found[-1]}"
 
 
 def await_public(url, cid):
     """Waits until a CID is served."""
-    for _ in range(300):
-        if call("GET", f"{url}/ipfs/{cid}?format=raw")[0] == 200:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{cid} does not become public")
+    eventually(lambda: call("GET", f"{url}/ipfs/{cid}?format=raw")[0] == 200,
+               why=lambda: f"{cid} does not become public")
 
 
 def policy(bucket, prefix):

@@ -20,7 +20,7 @@ def verify(gateway, *args, url=None, root=None, check=True):
     credentials = gateway.data_dir / "credentials"
     command, path, *rest = args
     line = [FULA, "verify", command, f"{url or gateway.url}/{path}", "--root", root or root_of(gateway, "box"), *rest]
-    done = subprocess.run([*line, "--credentials", credentials], capture_output=True, timeout=120)
+    done = subprocess.run([*line, "--credentials", credentials], capture_output=True, timeout=300)
     assert not check or done.returncode == 0, done.stderr.decode()
     return done
 

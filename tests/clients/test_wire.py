@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.client
 import json
+import re
 import select
 import socket
 import threading
@@ -17,7 +18,7 @@ import botocore.credentials
 import pytest
 
 from conftest import Gateway
-from helpers import MIB, Refused, pattern
+from helpers import MIB, Refused, eventually, pattern
 from signing import signed_headers
 
 
@@ -32,7 +33,7 @@ def send(gateway, method, path, body=b"", headers=None, payload=None, host=None)
     request = botocore.awsrequest.AWSRequest(method, url, headers=headers or {}, data=body)
     credentials = botocore.credentials.Credentials(*gateway.credentials())
     Signer(credentials, "s3", "us-east-1").add_auth(request)
-    connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+    connection = http.client.HTTPConnection(gateway.listen, timeout=120)
     sent = {"Host": host or gateway.listen, **dict(request.headers)}
     connection.request(method, path, body or None, sent)
     response = connection.getresponse()
@@ -144,7 +145,7 @@ def test_a_client_that_sends_everything_first_reads_the_refusal(gateway, bucket,
     head = f"PUT /{bucket}/k HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: {len(body)}\r\n\r\n"
     host, port = gateway.listen.split(":")
     for _ in range(10):
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+        with socket.create_connection((host, int(port)), timeout=120) as connection:
             connection.sendall(head.encode() + body)
             answer = b""
             while part := connection.recv(1 << 16):
@@ -154,7 +155,7 @@ def test_a_client_that_sends_everything_first_reads_the_refusal(gateway, bucket,
 
 
 def test_a_small_body_that_is_refused_leaves_the_connection_usable(gateway, bucket):
-    connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+    connection = http.client.HTTPConnection(gateway.listen, timeout=120)
     for _ in range(3):
         connection.request("PUT", f"/{bucket}/k", b"x" * 50_000)
         answer = connection.getresponse()
@@ -163,19 +164,19 @@ def test_a_small_body_that_is_refused_leaves_the_connection_usable(gateway, buck
 
 
 def admin(gateway, path):
-    return urllib.request.urlopen(f"{gateway.admin}{path}", timeout=5).read().decode()
+    return urllib.request.urlopen(f"{gateway.admin}{path}", timeout=60).read().decode()
 
 
 def closed(connections, at_least):
     """Waits until so many connections were closed by the gateway, and returns their places."""
-    deadline = time.monotonic() + 20
-    while True:
-        readable, _, _ = select.select(connections, [], [], 1)
-        found = [n for n, connection in enumerate(connections) if connection in readable]
-        if len(found) >= at_least:
-            assert all(connections[n].recv(1) == b"" for n in found)
-            return found
-        assert time.monotonic() < deadline, len(found)
+    readable = eventually(lambda: len(found := select.select(connections, [], [], 1)[0]) >= at_least and found)
+    found = [n for n, connection in enumerate(connections) if connection in readable]
+    assert all(connections[n].recv(1) == b"" for n in found)
+    return found
+
+
+def open_connections(gateway):
+    return int(re.search(r'^fula_connections{listener="s3"} (\d+)$', admin(gateway, "/metrics"), re.M)[1])
 
 
 def test_connections_are_limited_and_idle_ones_make_room(tmp_path):
@@ -183,11 +184,11 @@ def test_connections_are_limited_and_idle_ones_make_room(tmp_path):
         {"FULA_CONNECTIONS_PER_ADDRESS": "40"}
     )
     host, port = gateway.listen.split(":")
-    held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(60)]
+    held = [socket.create_connection((host, int(port)), timeout=120) for _ in range(60)]
     # Those that found none idle long enough, and those that made room for others.
     closed(held, 20)
     assert admin(gateway, "/healthz") == "ok\n"
-    assert 'fula_connections{listener="s3"} 40' in admin(gateway, "/metrics")
+    eventually(lambda: open_connections(gateway) == 40)
     # An idle one makes room for a client that works.
     s3 = gateway.client(retries={"total_max_attempts": 20, "mode": "standard"})
     s3.create_bucket(Bucket="bucket")
@@ -203,11 +204,13 @@ def test_file_descriptors_are_kept_for_health(tmp_path):
     gateway.program = ["prlimit", "--nofile=200:200", *gateway.program]
     gateway.start()
     host, port = gateway.listen.split(":")
-    held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(400)]
+    held = [socket.create_connection((host, int(port)), timeout=120) for _ in range(400)]
     closed(held, 250)
     for _ in range(20):
         assert admin(gateway, "/healthz") == "ok\n"
-    assert 'fula_connections{listener="s3"} 150' in admin(gateway, "/metrics")
+    # Connections that come slowly find idle ones. Then several of them make room at a time.
+    eventually(lambda: open_connections(gateway) <= 150)
+    assert open_connections(gateway) > 140
     gateway.client(retries={"total_max_attempts": 20, "mode": "standard"}).create_bucket(Bucket="bucket")
     gateway.stop()
 
@@ -223,7 +226,7 @@ def test_virtual_hosts(tmp_path):
     assert s3.get_object(Bucket="bucket", Key="fula/capabilities")["Body"].read() == b"x"
     # Case, port and a dot at the end do not matter: not for the bucket, nor for the signature.
     def get(path, host):
-        connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+        connection = http.client.HTTPConnection(gateway.listen, timeout=120)
         headers = signed_headers(gateway.credentials(), host, "GET", path)
         connection.request("GET", path, headers=headers)
         return connection.getresponse().read()
@@ -284,7 +287,7 @@ def test_signed_chunks(gateway, s3, bucket):
             body += f"x-amz-trailer-signature:{signature}\r\n\r\n".encode()
         if tamper is True:
             body = body.replace(b"bbbb", b"bbbc", 1)
-        connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+        connection = http.client.HTTPConnection(gateway.listen, timeout=120)
         connection.request("PUT", f"/{bucket}/chunked", body, dict(request.headers))
         response = connection.getresponse()
         return response.status, response.read()
@@ -309,7 +312,8 @@ def test_many_silent_connections_do_not_stop_the_others(gateway, s3, bucket):
     silent = [socket.create_connection((host, int(port))) for _ in range(300)]
     started = time.monotonic()
     s3.put_object(Bucket=bucket, Key="k", Body=b"x")
-    assert time.monotonic() - started < 5
+    # The silent ones have 30 seconds for their headers.
+    assert time.monotonic() - started < 20
     for connection in silent:
         connection.close()
 
@@ -332,7 +336,7 @@ def test_strangers_and_the_slow_keep_nobody_out(tmp_path, method, path, extra):
     host, port = gateway.listen.split(":")
 
     def begin(method, path, length, extra=""):
-        connection = socket.create_connection((host, int(port)), timeout=20)
+        connection = socket.create_connection((host, int(port)), timeout=120)
         head = f"{method} {path} HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: {length}\r\n"
         connection.sendall(f"{head}{extra}\r\n".encode())
         return connection
@@ -353,7 +357,9 @@ def test_strangers_and_the_slow_keep_nobody_out(tmp_path, method, path, extra):
                 time.sleep(0.1)
         except OSError:
             pass
+        ended.append(time.monotonic())
 
+    ended, began = [], time.monotonic()
     thread = threading.Thread(target=trickle)
     thread.start()
     while not sent:
@@ -362,10 +368,10 @@ def test_strangers_and_the_slow_keep_nobody_out(tmp_path, method, path, extra):
     s3.put_object(Bucket="bucket", Key="quick", Body=pattern(2 * MIB))
     keys = [{"Key": f"a key that is as long as this one {n}"} for n in range(400)]
     assert len(s3.delete_objects(Bucket="bucket", Delete={"Objects": keys})["Deleted"]) == 400
-    thread.join(timeout=10)
-    assert not thread.is_alive() and 20 < len(sent) < 600
-    metrics = urllib.request.urlopen(f"{gateway.admin}/metrics", timeout=10).read().decode()
-    assert "fula_memory_hangups_total 1" in metrics
+    thread.join(timeout=60)
+    # It was not refused at once: it had five seconds to go on.
+    assert not thread.is_alive() and len(sent) < 600 and ended[0] - began > 3
+    assert "\nfula_memory_hangups_total 1\n" in admin(gateway, "/metrics")
     with Refused("NoSuchKey", 404):
         s3.get_object(Bucket="bucket", Key="slow")
     gateway.stop()
@@ -380,7 +386,7 @@ def test_a_page_that_nobody_reads_keeps_nobody_out(tmp_path):
         s3.put_object(Bucket="bucket", Key=f"{n:03}" + "&" * 1000)
     host, port = gateway.listen.split(":")
     unread = socket.socket()
-    unread.settimeout(20)
+    unread.settimeout(120)
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     unread.connect((host, int(port)))
     url = s3.generate_presigned_url("list_objects_v2", Params={"Bucket": "bucket"})
@@ -396,14 +402,14 @@ def test_a_page_that_nobody_reads_keeps_nobody_out(tmp_path):
     with Refused("SlowDown", 503):
         once.list_objects_v2(Bucket="bucket")
     assert s3.list_objects_v2(Bucket="bucket", MaxKeys=10)["KeyCount"] == 10
-    deadline = time.monotonic() + 20
-    while True:
+
+    def fits():
         try:
-            assert once.list_objects_v2(Bucket="bucket")["KeyCount"] == 1000
-            break
+            return once.list_objects_v2(Bucket="bucket")["KeyCount"] == 1000
         except once.exceptions.ClientError as error:
-            assert error.response["Error"]["Code"] == "SlowDown" and time.monotonic() < deadline
-            time.sleep(0.2)
+            assert error.response["Error"]["Code"] == "SlowDown"
+
+    eventually(fits)
     read = len(head)
     try:
         while part := unread.recv(1 << 20):
@@ -414,18 +420,21 @@ def test_a_page_that_nobody_reads_keeps_nobody_out(tmp_path):
     gateway.stop()
 
 
-def test_a_stranger_who_sends_slowly_holds_no_space_back(gateway, s3, bucket):
+def test_a_stranger_who_sends_slowly_holds_no_space_back(own_gateway):
+    gateway, s3 = own_gateway, own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
     host, port = gateway.listen.split(":")
-    stranger = socket.create_connection((host, int(port)), timeout=20)
-    head = f"PUT /{bucket}/k HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: 1000000\r\n\r\n"
+    stranger = socket.create_connection((host, int(port)), timeout=120)
+    head = f"PUT /bucket/k HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: 1000000\r\n\r\n"
     stranger.sendall(head.encode() + bytes(1000))
-    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    s3.put_object(Bucket="bucket", Key="k", Body=b"x")
     begun = time.monotonic()
     done = json.loads(gateway.fula("gc", "--now", "--retention", "0s", "--json").stdout)
-    assert not done["collection"]["held_back"] and time.monotonic() - begun < 8
-    # They are told no all the same, though they never send the rest.
+    # It waits for writes for ten seconds. A gateway of its own has almost nothing to collect.
+    assert not done["collection"]["held_back"] and time.monotonic() - begun < 10
+    # They are told no all the same, though they never send the rest. A client that may write has a minute.
     assert b"AccessDenied" in stranger.recv(4096)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 30
 
 
 def test_xml_in_chunks_is_refused_and_an_escaped_path_is_an_object(gateway, s3, bucket, object):
@@ -444,7 +453,7 @@ def test_xml_in_chunks_is_refused_and_an_escaped_path_is_an_object(gateway, s3, 
     # An object, and more than XML may be.
     body = pattern(5 * MIB)
     url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
-    connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+    connection = http.client.HTTPConnection(gateway.listen, timeout=120)
     connection.request("PUT", url.removeprefix(gateway.url).replace(f"{bucket}/k", f"{bucket}%2Fk"), body)
     assert connection.getresponse().status == 200
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == body

@@ -19,7 +19,7 @@ class Machine:
                     "AWS_ACCESS_KEY_ID": key[0], "AWS_SECRET_ACCESS_KEY": key[1]}
 
     def fula(self, *args, check=True, input=None):
-        done = subprocess.run([FULA, *map(str, args)], cwd=self.home, capture_output=True, timeout=120, env=self.env,
+        done = subprocess.run([FULA, *map(str, args)], cwd=self.home, capture_output=True, timeout=300, env=self.env,
                               input=input)
         assert not check or done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
         return done

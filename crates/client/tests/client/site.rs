@@ -306,7 +306,7 @@ impl Site {
     pub(crate) async fn answered(&self, count: usize) {
         let mut answered = self.network.answered.subscribe();
         let waited = answered.wait_for(|answered| *answered >= count);
-        let waited = tokio::time::timeout(Duration::from_secs(20), waited).await;
+        let waited = tokio::time::timeout(Duration::from_mins(1), waited).await;
         assert!(waited.is_ok_and(|answered| answered.is_ok()), "{:?}", self.seen());
     }
 

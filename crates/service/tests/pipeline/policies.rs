@@ -120,12 +120,16 @@ fn a_large_policy_is_decided_in_time() {
         action: fula_service::access::Action::GetObject.id(),
         resource: "bucket/team-99/some/long/key/of/an/object/x",
     };
-    let rounds = 2000_u32;
-    let began = Instant::now();
-    for _ in 0..rounds {
-        std::hint::black_box(policy.decide(std::hint::black_box(&asked), &values));
-    }
-    let each = began.elapsed() / rounds;
+    let (batches, rounds) = (20, 100_u32);
+    let batch = |_| {
+        let began = Instant::now();
+        for _ in 0..rounds {
+            std::hint::black_box(policy.decide(std::hint::black_box(&asked), &values));
+        }
+        began.elapsed() / rounds
+    };
+    // The fastest of them is one that nothing else interrupted.
+    let each = (0..batches).map(batch).min().unwrap();
     println!("a decision by 100 statements takes {each:?}");
     // The figure is 10 µs; a busy machine may be slower.
     assert!(each.as_micros() < 200, "{each:?}");

