@@ -165,6 +165,24 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Drops the rows of buckets that were deleted longer ago than `retention` and than 30 days, where masters
+    /// share the arbiter. Unless `now` is set, it does so at most once an hour. Returns the number of dropped rows.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: a master is away, or the arbiter; [`ServiceError::Regressed`]. Some rows may
+    /// be dropped all the same.
+    pub async fn drop_deleted_shared(
+        &self,
+        recovery: &Recovery,
+        retention: Duration,
+        now: bool,
+    ) -> Result<u64, ServiceError> {
+        let _one_at_a_time = self.collecting.lock().await;
+        self.committer.drop_deleted_shared(recovery, retention, now).await
+    }
+}
+
 struct Collector<'a> {
     arbiter: &'a Arbiter,
     blocks: &'a Arc<dyn BlockStore>,
