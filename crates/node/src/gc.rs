@@ -71,6 +71,12 @@ pub(crate) struct Done {
 /// # Errors
 /// The reason why nothing was deleted, in words for the operator.
 pub(crate) async fn now(node: &Arc<Node>, retention: Option<Duration>) -> Result<Done, String> {
+    if !node.service.committer().limits().collects {
+        return Err(
+            "FULA_COLLECT is off, so nothing is deleted: set it to on, and restart the gateway"
+                .to_owned(),
+        );
+    }
     let began = Instant::now();
     let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
     let (collection, dropped_buckets) = if node.owns_blocks() {

@@ -128,6 +128,7 @@ impl Service {
         retention: Duration,
         rest: &(dyn Fn() -> u32 + Sync),
     ) -> Result<Collection, ServiceError> {
+        self.require_collecting()?;
         let _one_at_a_time = self.collecting.lock().await;
         let faults = self.committer.limits().faults;
         let mut collector = Collector::begin(self.arbiter(), faults, retention, rest, None).await?;
@@ -160,6 +161,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
     pub async fn drop_deleted(&self, retention: Duration, all: bool) -> Result<u64, ServiceError> {
+        self.require_collecting()?;
         let _one_at_a_time = self.collecting.lock().await;
         self.committer.drop_deleted(retention, all).await
     }
@@ -178,8 +180,22 @@ impl Service {
         retention: Duration,
         now: bool,
     ) -> Result<u64, ServiceError> {
+        self.require_collecting()?;
         let _one_at_a_time = self.collecting.lock().await;
         self.committer.drop_deleted_shared(recovery, retention, now).await
+    }
+}
+
+impl Service {
+    /// Refuses to delete anything where collections are off.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    fn require_collecting(&self) -> Result<(), ServiceError> {
+        if self.committer.limits().collects {
+            return Ok(());
+        }
+        Err(ServiceError::unavailable("garbage is not collected, because FULA_COLLECT is off"))
     }
 }
 
