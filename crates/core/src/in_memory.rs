@@ -22,8 +22,8 @@ use crate::{
     id::{BucketAddress, BucketName, OwnerId},
     metadata::Table,
     root::{
-        CasOutcome, DeletedRow, GlobalName, LeaseId, Mark, NewRoot, RootCounts, RootPointer,
-        RootPointerStore, RootRow, Stamped, TimeMs,
+        CasOutcome, DeletedRow, DropTerms, GlobalName, LeaseId, Mark, NewRoot, RootCounts,
+        RootPointer, RootPointerStore, RootRow, Stamped, TimeMs,
     },
 };
 
@@ -209,6 +209,20 @@ impl MemoryRoots {
         record.is_some_and(|record| lease.is_in(&record))
     }
 
+    /// Returns whether every other master has the round, and the bucket is not forked.
+    fn is_agreed(&self, bucket: &BucketAddress, terms: &DropTerms) -> bool {
+        let Some(round) = &terms.round else { return true };
+        let Some(masters) = &self.masters else { return false };
+        let others = masters.backup().list(Table::Masters, None, usize::MAX);
+        let has_round =
+            |value: Option<bytes::Bytes>| value.is_some_and(|value| round.is_in(&value));
+        let is_forked = masters.value(Table::Recovery, &format!("fork/{bucket}")).is_some();
+        !is_forked
+            && others
+                .into_iter()
+                .all(|(name, entry)| name == round.master || has_round(entry.value))
+    }
+
     /// Returns the current state, for [`Self::restore`].
     pub fn backup(&self) -> MemoryBackup {
         let state = self.state.lock();
@@ -227,6 +241,11 @@ impl MemoryRoots {
         let mut state = self.state.lock();
         state.rows = backup.rows;
         state.position += 1;
+    }
+
+    /// Forgets the version floor, as an arbiter would that does not raise it.
+    pub fn forget_floor(&self) {
+        self.state.lock().rows.forget_floor();
     }
 
     /// Sets the arbiter's clock.
@@ -296,10 +315,22 @@ impl RootPointerStore for MemoryRoots {
         true
     }
 
-    async fn drop_roots(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn drop_roots(
+        &self,
+        mut rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
         let mut state = self.state.lock();
-        rows.retain(|row| state.rows.drop_row(row));
+        let now = state.time;
+        rows.retain(|row| {
+            self.is_agreed(&row.address, terms) && state.rows.drop_row(row, terms, now)
+        });
+        state.position += u64::from(!rows.is_empty());
         Ok(rows)
+    }
+
+    async fn version_floor(&self) -> Result<Stamped<u64>, StoreError> {
+        Ok(self.stamp(|state| state.rows.floor()))
     }
 
     async fn list_roots(

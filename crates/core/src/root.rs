@@ -161,9 +161,14 @@ pub struct LeaseId {
 impl LeaseId {
     /// Returns whether the record of the master has this lease.
     pub fn is_in(&self, record: &[u8]) -> bool {
-        let is_hex = self.id.len() >= 16 && self.id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hex && record.windows(self.id.len()).any(|part| part == self.id.as_bytes())
+        has_id(record, &self.id)
     }
+}
+
+/// Returns whether a record has a random id of hex digits.
+fn has_id(record: &[u8], id: &str) -> bool {
+    let is_hex = id.len() >= 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex && record.windows(id.len()).any(|part| part == id.as_bytes())
 }
 
 /// The definite outcome of a swap.
@@ -198,6 +203,40 @@ pub struct DeletedRow {
     pub address: BucketAddress,
     /// Pointer to its tombstone.
     pub pointer: RootPointer,
+}
+
+/// What a drop of rows requires of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DropTerms {
+    /// Least time in milliseconds since the deletion, by the arbiter's own clock. 0 requires nothing.
+    pub age: TimeMs,
+    /// The round that the drop relies on, where masters share the arbiter.
+    pub round: Option<DropRound>,
+}
+
+impl DropTerms {
+    /// Returns whether a bucket that was deleted at this time is old enough.
+    pub fn allow(&self, deleted: TimeMs, now: TimeMs) -> bool {
+        self.age == 0 || deleted.saturating_add(self.age) <= now
+    }
+}
+
+/// A round in which all masters learn which buckets are deleted, before rows of such buckets are dropped
+/// (docs/adr/0067). Rows are dropped only while the record of every other master has its id, and the rows of
+/// forked buckets stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropRound {
+    /// Random text that tells this round from earlier ones; at most 64 hex digits.
+    pub id: String,
+    /// Name of the master that drops the rows.
+    pub master: String,
+}
+
+impl DropRound {
+    /// Returns whether the record of a master has this round.
+    pub fn is_in(&self, record: &[u8]) -> bool {
+        has_id(record, &self.id)
+    }
 }
 
 /// Number of buckets and names of one owner, without deleted buckets.
@@ -276,15 +315,26 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// Removes those of `rows` that are of deleted buckets and still as given, and returns them. The
-    /// removal is durable when the call returns. The default implementation removes nothing.
+    /// Removes those of `rows` that are of deleted buckets, still as given, and within `terms`. Returns them.
+    /// The removal is durable when the call returns. The default implementation removes nothing.
     ///
     /// # Errors
     /// [`StoreError::Full`], [`StoreError::Unavailable`]: some rows may be gone after a restart.
-    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
-        drop(rows);
+    async fn drop_roots(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        drop((rows, terms));
         Ok(Vec::new())
     }
+
+    /// Returns the version floor: the highest version of any row that was ever dropped, or more. It is 0 where
+    /// no row was dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn version_floor(&self) -> Result<Stamped<u64>, StoreError>;
 
     /// Returns the highest generation that was ever raised; 0 before the first.
     ///

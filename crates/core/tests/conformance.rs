@@ -77,6 +77,7 @@ async fn the_root_suite_refuses_broken_stores() {
         refuses!(root_store::counts_what_an_owner_has, BrokenRoots::new(fault));
     }
     refuses!(root_store::versions_go_on_after_a_drop, BrokenRoots::new(RootFault::ForgetsFloor));
+    refuses!(root_store::young_rows_are_not_dropped, BrokenRoots::new(RootFault::DropsTheYoung));
     for fault in [RootFault::DropsWhatWasSwapped, RootFault::DropsTheLiving] {
         refuses!(root_store::drops_only_what_it_is_told, BrokenRoots::new(fault));
     }

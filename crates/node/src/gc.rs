@@ -71,12 +71,17 @@ pub(crate) struct Done {
 /// # Errors
 /// The reason why nothing was deleted, in words for the operator.
 pub(crate) async fn now(node: &Arc<Node>, retention: Option<Duration>) -> Result<Done, String> {
+    if !node.service.committer().limits().collects {
+        return Err(
+            "FULA_COLLECT is off, so nothing is deleted: set it to on, and restart the gateway"
+                .to_owned(),
+        );
+    }
     let began = Instant::now();
     let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
-    let longest = node.service.committer().limits().retention;
-    let dropped_buckets = drop_deleted(node, retention.unwrap_or(longest), true).await;
-    let collection = if node.owns_blocks() {
-        collect(node, retention, &rest).await?
+    let (collection, dropped_buckets) = if node.owns_blocks() {
+        let dropped = drop_deleted(node, retention, true).await;
+        (collect(node, retention, &rest).await?, dropped)
     } else {
         shared::now(node, retention).await?
     };
@@ -86,11 +91,22 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Option<Duration>) -> Result
     Ok(Done { collection, dropped_buckets, rewritten_bytes, sizes, millis })
 }
 
-/// Drops the rows of buckets that were deleted longer ago than `retention`, and returns their number. This is
-/// the first part of a collection; a failure is logged, and the collection continues.
-async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
-    match node.service.drop_deleted(retention, all).await {
+/// Drops the rows of buckets that were deleted longer ago than `retention`, or than that of the gateway, and
+/// returns their number. This is the first part of a collection; a failure is logged, and the collection continues.
+///
+/// Unless an operator asks for it `now`, it waits until dropping is worth its work.
+async fn drop_deleted(node: &Node, retention: Option<Duration>, now: bool) -> u64 {
+    let service = &node.service;
+    let retention = retention.unwrap_or(service.committer().limits().retention);
+    let dropped = match &node.recovery {
+        Some(recovery) => service.drop_deleted_shared(recovery, retention, now).await,
+        None => service.drop_deleted(retention, now).await,
+    };
+    match dropped {
         Ok(dropped) => {
+            if dropped > 0 {
+                tracing::info!(dropped, "dropped rows of deleted buckets");
+            }
             metrics::counter!("fula_gc_dropped_buckets_total").increment(dropped);
             dropped
         }
@@ -226,12 +242,8 @@ impl Pace {
     /// Runs a collection. Returns false if it failed or held something back.
     async fn collect(&self, live_bytes: u64) -> bool {
         let node = &self.node;
-        let retention = node.service.committer().limits().retention;
         let (collectable, seen) = self.look(|growth, collectable| (collectable, growth.came));
-        let dropped = drop_deleted(node, retention, false).await;
-        if dropped > 0 {
-            tracing::info!(dropped, "dropped rows of deleted buckets");
-        }
+        drop_deleted(node, None, false).await;
         let (kept, is_done) = match collect(node, None, &|| self.rest()).await {
             Ok(Some(done)) => {
                 let (deleted, bytes) = (done.deleted, done.deleted_bytes);

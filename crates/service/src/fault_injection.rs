@@ -56,6 +56,8 @@ pub enum Fault {
     LeasesOutliveRecovery,
     /// A recovery raises the generation above that of the master that ends it, whatever others know.
     GenerationsForgotten,
+    /// Rows of deleted buckets are dropped before every master has learnt the deletions.
+    DroppedUnawares,
     /// A recovery that forks a bucket again forgets the sides of the fork before.
     SidesForgotten,
 }

@@ -128,6 +128,7 @@ impl Service {
         retention: Duration,
         rest: &(dyn Fn() -> u32 + Sync),
     ) -> Result<Collection, ServiceError> {
+        self.require_collecting()?;
         let _one_at_a_time = self.collecting.lock().await;
         let faults = self.committer.limits().faults;
         let mut collector = Collector::begin(self.arbiter(), faults, retention, rest, None).await?;
@@ -160,8 +161,41 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
     pub async fn drop_deleted(&self, retention: Duration, all: bool) -> Result<u64, ServiceError> {
+        self.require_collecting()?;
         let _one_at_a_time = self.collecting.lock().await;
         self.committer.drop_deleted(retention, all).await
+    }
+}
+
+impl Service {
+    /// Drops the rows of buckets that were deleted longer ago than `retention` and than 30 days, where masters
+    /// share the arbiter. Unless `now` is set, it does so at most once an hour. Returns the number of dropped rows.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: a master is away, or the arbiter; [`ServiceError::Regressed`]. Some rows may
+    /// be dropped all the same.
+    pub async fn drop_deleted_shared(
+        &self,
+        recovery: &Recovery,
+        retention: Duration,
+        now: bool,
+    ) -> Result<u64, ServiceError> {
+        self.require_collecting()?;
+        let _one_at_a_time = self.collecting.lock().await;
+        self.committer.drop_deleted_shared(recovery, retention, now).await
+    }
+}
+
+impl Service {
+    /// Refuses to delete anything where collections are off.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    fn require_collecting(&self) -> Result<(), ServiceError> {
+        if self.committer.limits().collects {
+            return Ok(());
+        }
+        Err(ServiceError::unavailable("garbage is not collected, because FULA_COLLECT is off"))
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Limits {
     pub queue_max: usize,
     /// Largest number of bytes of small bodies that wait for one bucket.
     pub queue_bytes_max: usize,
+    /// Whether garbage is collected. If not, nothing is deleted that was replaced or deleted.
+    pub collects: bool,
     /// Time for which replaced roots stay readable and their blocks are kept.
     pub retention: Duration,
     /// Largest number of bytes that are kept for the retention. Beyond it, the oldest go before their time.
@@ -71,6 +73,7 @@ impl Default for Limits {
             round_attempts_max: 64,
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
+            collects: true,
             retention: Duration::from_mins(10),
             retained_max: RetainedMax::Percent(100),
             body_bytes: 256 << 20,

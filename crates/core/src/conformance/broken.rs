@@ -14,8 +14,8 @@ use crate::{
     in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
     metadata::{Entry, MetadataStore, Table, WriteOutcome},
     root::{
-        CasOutcome, DeletedRow, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
-        Stamped,
+        CasOutcome, DeletedRow, DropTerms, NewRoot, RootCounts, RootPointer, RootPointerStore,
+        RootRow, Stamped,
     },
 };
 
@@ -126,6 +126,8 @@ pub enum RootFault {
     DropsWhatWasSwapped,
     /// Rows of live buckets are dropped too.
     DropsTheLiving,
+    /// A row is dropped although its bucket was deleted a moment ago.
+    DropsTheYoung,
     /// A generation is not raised in the rows.
     RaisesNothing,
     /// A first row may be below the generation.
@@ -171,7 +173,11 @@ impl RootHooks for BrokenRoots {
         Ok(found)
     }
 
-    async fn drop_rows(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn drop_rows(
+        &self,
+        mut rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
         let mut kept = Vec::new();
         for row in &rows {
             let Some(found) = self.row(&row.address).await? else { continue };
@@ -179,6 +185,7 @@ impl RootHooks for BrokenRoots {
             let is_wrong = match self.fault {
                 RootFault::DropsWhatWasSwapped => !is_same,
                 RootFault::DropsTheLiving => is_same && found.deleted.is_none(),
+                RootFault::DropsTheYoung => is_same && found.deleted.is_some(),
                 _ => false,
             };
             if is_wrong {
@@ -187,7 +194,7 @@ impl RootHooks for BrokenRoots {
             }
         }
         rows.retain(|row| !kept.contains(row));
-        let dropped = self.inner.drop_roots(rows).await?;
+        let dropped = self.inner.drop_roots(rows, terms).await?;
         Ok(dropped.into_iter().chain(kept).collect())
     }
 

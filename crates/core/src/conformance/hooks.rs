@@ -10,8 +10,8 @@ use crate::{
     id::{BucketAddress, BucketName, OwnerId},
     in_memory::MemoryRoots,
     root::{
-        CasOutcome, DeletedRow, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
-        Stamped,
+        CasOutcome, DeletedRow, DropTerms, NewRoot, RootCounts, RootPointer, RootPointerStore,
+        RootRow, Stamped,
     },
 };
 
@@ -30,6 +30,8 @@ pub enum RootRead {
     Find,
     /// [`RootPointerStore::generation`].
     Generation,
+    /// [`RootPointerStore::version_floor`].
+    Floor,
 }
 
 /// Hooks into an arbiter in memory. A type with this trait is a [`RootPointerStore`] too: it passes
@@ -102,8 +104,12 @@ pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// The errors of the replaced method.
-    async fn drop_rows(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
-        self.inner().drop_roots(rows).await
+    async fn drop_rows(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        self.inner().drop_roots(rows, terms).await
     }
 }
 
@@ -143,8 +149,19 @@ impl<H: RootHooks> RootPointerStore for H {
         self.can_drop()
     }
 
-    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
-        self.drop_rows(rows).await
+    async fn drop_roots(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        self.drop_rows(rows, terms).await
+    }
+
+    async fn version_floor(&self) -> Result<Stamped<u64>, StoreError> {
+        self.before(RootRead::Floor).await?;
+        let answer = self.inner().version_floor().await;
+        self.after(RootRead::Floor).await;
+        answer
     }
 
     async fn list_roots(

@@ -37,7 +37,7 @@ macro_rules! conformance_suite {
             racing_writers_lose_nothing, racing_creators_make_one, rows_are_kept_apart,
             lists_one_owner_in_order, scans_all_owners_in_order, global_names_have_one_holder,
             racing_claims_have_one_holder, counts_what_an_owner_has, marks_and_time_do_not_fall,
-            waits_end, drops_only_what_it_is_told,
+            waits_end, drops_only_what_it_is_told, young_rows_are_not_dropped,
             versions_go_on_after_a_drop, a_raised_generation_refuses_what_began_before,
             racing_swaps_are_seen_or_refused, an_unknown_lease_is_refused);
     };

@@ -117,6 +117,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_COMMIT_DEADLINE", help_heading = SHARED, value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]
     pub(crate) commit_deadline: Time,
+    /// Whether garbage is collected. `off` keeps everything that was replaced or deleted, for example while an arbiter
+    /// is restored, and the store grows
+    #[arg(long, env = "FULA_COLLECT", help_heading = SHARED, value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "on")]
+    pub(crate) collect: bool,
     /// Time for which replaced objects, deleted objects and deleted buckets are kept before their space is
     /// freed. A longer time lets `fula fsck --repair` go back further, and needs more disk
     #[arg(long, env = "FULA_RETENTION", help_heading = SHARED, value_name = "TIME",

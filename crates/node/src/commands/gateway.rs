@@ -293,8 +293,14 @@ fn start_background_work(node: &Arc<Node>, config: &GatewayConfig) {
     if let Some(recovery) = &node.recovery {
         tokio::spawn(recovery.clone().run());
     }
-    tokio::spawn(gc::tend(Arc::clone(node)));
-    tokio::spawn(gc::shared::tend(Arc::clone(node)));
+    if config.limits.collects {
+        tokio::spawn(gc::tend(Arc::clone(node)));
+        tokio::spawn(gc::shared::tend(Arc::clone(node)));
+    } else {
+        tracing::warn!(
+            "FULA_COLLECT is off: what was replaced or deleted stays, and the store grows until it is on"
+        );
+    }
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
     tokio::spawn(scrub::run(Arc::clone(node), config.scrub));
     tokio::spawn(lifecycle::tend(Arc::clone(node), config.lifecycle_every));

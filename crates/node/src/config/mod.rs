@@ -316,6 +316,7 @@ fn both<A, B>(
 fn limits(settings: &GatewaySettings) -> Limits {
     Limits {
         commit_deadline: settings.commit_deadline.0,
+        collects: settings.collect,
         retention: settings.retention.0,
         retained_max: settings.retention_bytes,
         body_bytes: settings.body_bytes.length(),
@@ -451,6 +452,14 @@ mod tests {
         let text = wrong(&["--listen", ":9000", "--admin-listen", "0.0.0.0:9000"]);
         assert!(text.contains("FULA_ADMIN_LISTEN") && text.contains("different ports"), "{text}");
         check(&["--listen", ":0", "--admin-listen", ":0"]).unwrap();
+    }
+
+    #[test]
+    fn collections_can_be_off_and_a_retention_can_be_years() {
+        assert!(check(&[]).unwrap().limits.collects);
+        let limits = check(&["--collect", "off", "--retention", "3650d"]).unwrap().limits;
+        assert!(!limits.collects);
+        assert_eq!(limits.retention, std::time::Duration::from_hours(3650 * 24));
     }
 
     #[test]

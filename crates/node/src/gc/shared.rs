@@ -75,6 +75,8 @@ pub(crate) async fn last(metadata: &dyn MetadataStore) -> Result<Record, StoreEr
 struct Turn<'a> {
     node: &'a Node,
     turn: turn::Turn<'a, Record>,
+    /// Number of rows of deleted buckets that were dropped.
+    dropped_buckets: u64,
 }
 
 impl<'a> Turn<'a> {
@@ -86,18 +88,21 @@ impl<'a> Turn<'a> {
         let begun = async {
             let mut turn = turn::Turn::read(metadata, (Table::Modes, NAME), own).await?;
             let is_begun = turn.is_free(now, TAKEN_OVER_AFTER) && turn.take(now).await?;
-            Ok(is_begun.then_some(Self { node, turn }))
+            Ok(is_begun.then_some(Self { node, turn, dropped_buckets: 0 }))
         };
         begun.await.map_err(|error: StoreError| chain(&error))
     }
 
-    /// Collects, and ends the turn.
+    /// Drops rows of deleted buckets, collects, and ends the turn. `now` says that an operator asks for it.
     async fn run(
-        mut self,
+        &mut self,
         retention: Option<Duration>,
+        now: bool,
         rest: &(dyn Fn() -> u32 + Sync),
     ) -> Result<Collection, String> {
         let node = self.node;
+        let dropped = self.during(super::drop_deleted(node, retention, now)).await;
+        self.dropped_buckets = dropped.unwrap_or_default();
         let mut passes = Passes::new(node, retention);
         let mut collected = Ok(Collection::default());
         while let Some(retention) = passes.next_retention() {
@@ -126,11 +131,20 @@ impl<'a> Turn<'a> {
     ) -> Result<Collection, String> {
         let node = self.node;
         let began = Instant::now();
-        let mut collecting =
-            std::pin::pin!(node.service.collect_shared(node.recovery.as_ref(), retention, rest));
-        let collected = loop {
-            if let Ok(collected) = tokio::time::timeout(TOUCH_EVERY, &mut collecting).await {
-                break collected.map_err(Failed::from);
+        let collecting = node.service.collect_shared(node.recovery.as_ref(), retention, rest);
+        let collected = match self.during(collecting).await {
+            Some(collected) => collected.map_err(Failed::from),
+            None => Err("another master has taken the collection over".to_owned().into()),
+        };
+        outcome::account(node, began, collected)
+    }
+
+    /// Does some work, and updates the record meanwhile. Returns `None` if another master has the turn now.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            if let Ok(done) = tokio::time::timeout(TOUCH_EVERY, &mut work).await {
+                return Some(done);
             }
             let now = self.turn.record.holder.touched_ms + millis(TOUCH_EVERY);
             let is_ours = self.turn.take(now).await.unwrap_or_else(|error| {
@@ -138,10 +152,9 @@ impl<'a> Turn<'a> {
                 true
             });
             if !is_ours {
-                break Err("another master has taken the collection over".to_owned().into());
+                return None;
             }
-        };
-        outcome::account(node, began, collected)
+        }
     }
 }
 
@@ -150,19 +163,23 @@ fn say_not_updated(error: &StoreError) {
     tracing::debug!(error = chain(error), "cannot update the record of the collection");
 }
 
-/// Runs a collection for an operator. Returns `None` where nothing can be collected.
+/// Runs a collection for an operator. Returns `None` where nothing can be collected, and the number of rows of
+/// deleted buckets that were dropped.
 ///
 /// # Errors
 /// The reason why it ended early, in words for the operator.
 pub(crate) async fn now(
     node: &Node,
     retention: Option<Duration>,
-) -> Result<Option<Collection>, String> {
+) -> Result<(Option<Collection>, u64), String> {
     if node.collectable_packs().is_none() {
-        return Ok(None);
+        return Ok((None, 0));
     }
     match Turn::begin(node).await? {
-        Some(turn) => turn.run(retention, &|| REST).await.map(Some),
+        Some(mut turn) => {
+            let collected = turn.run(retention, true, &|| REST).await?;
+            Ok((Some(collected), turn.dropped_buckets))
+        }
         None => {
             Err("a collection is under way on another master; try again in a minute".to_owned())
         }
@@ -209,8 +226,8 @@ pub(crate) async fn tend(node: Arc<Node>) {
             Err(error) => Err(error),
         };
         let result = match turn {
-            Ok(turn) => {
-                let collected = turn.run(None, &|| growth.rest(collectable, beyond)).await;
+            Ok(mut turn) => {
+                let collected = turn.run(None, false, &|| growth.rest(collectable, beyond)).await;
                 seen_end =
                     last(node.metadata.as_ref()).await.map_or(seen_end, |last| last.ended_ms);
                 collected

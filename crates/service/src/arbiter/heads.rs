@@ -155,8 +155,20 @@ impl Arbiter {
         let stamped = self.0.roots.get_roots(&buckets).await?;
         self.0.clock.observe(&stamped);
         if self.0.guard.check_answer(&floor, &stamped.mark).is_ok() {
+            let is_gone = |known: &KnownState, row: &Option<RootRow>| {
+                known.deleted.is_some() && row.is_none()
+            };
+            // The floor is read once for all, and after the rows: a row that is missing was dropped before.
+            let mut pairs = known.iter().zip(&stamped.value);
+            let floor = if pairs.any(|((_, known), row)| is_gone(known, row)) {
+                self.version_floor().await.unwrap_or_default()
+            } else {
+                0
+            };
             for ((bucket, known), row) in known.iter().zip(stamped.value) {
-                // Only an arbiter that drops no rows is compared.
+                if is_gone(known, &row) && known.pointer.version <= floor {
+                    continue;
+                }
                 let asked = self.0.guard.asked_with(Arc::clone(known));
                 if let Err(error) = self.adopt(bucket, Unverified { row, asked }).await {
                     tracing::debug!(%bucket, %error, "a bucket differs from what this master knows");
@@ -164,6 +176,47 @@ impl Arbiter {
             }
         }
         Ok(stamped.mark)
+    }
+
+    /// Checks a row, or that there is none, against what was known when it was requested. The row of a bucket of
+    /// which this master knows that it was deleted may be missing, if the version floor says that it was dropped.
+    /// What is known is not removed here, because a restore may be filling the tables (docs/adr/0067).
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`] of the arbiter.
+    pub(super) async fn check_row(
+        &self,
+        bucket: &BucketAddress,
+        asked: &Asked,
+        row: Option<&RootRow>,
+    ) -> Result<(), ServiceError> {
+        if row.is_none()
+            && let Some(ended) = asked.ended()
+            && ended.pointer.version <= self.version_floor().await?
+        {
+            return self.0.guard.check_row(bucket, &asked.of_nothing(), row);
+        }
+        self.0.guard.check_row(bucket, asked, row)
+    }
+
+    /// Returns whether a root need not include what was known when its row was requested: the bucket was deleted,
+    /// its row was dropped, and this is another bucket of the name.
+    async fn is_over(
+        &self,
+        asked: &Asked,
+        pointer: &RootPointer,
+        root: &BucketRoot,
+    ) -> Result<bool, ServiceError> {
+        let Some(ended) = asked.ended() else { return Ok(false) };
+        if !ended.is_followed_by(root.id, pointer.version) || ended.is_included_in(pointer, root) {
+            return Ok(false);
+        }
+        Ok(ended.pointer.version <= self.version_floor().await?)
+    }
+
+    /// Returns the version floor of the arbiter.
+    async fn version_floor(&self) -> Result<u64, ServiceError> {
+        self.checked(self.0.roots.version_floor()).await
     }
 
     /// Returns the head of a row, unless the row is of the past.
@@ -175,7 +228,7 @@ impl Arbiter {
         bucket: &BucketAddress,
         Unverified { row, asked }: Unverified,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        self.0.guard.check_row(bucket, &asked, row.as_ref())?;
+        self.check_row(bucket, &asked, row.as_ref()).await?;
         let Some(row) = row else {
             // A request that read the row before it was dropped may have cached the head afterwards.
             self.0.heads.remove(bucket);
@@ -215,7 +268,9 @@ impl Arbiter {
             let why = "root block and pointer disagree";
             return Err(StoreError::Malformed { what: "bucket root", why }.into());
         }
-        self.0.guard.check_root(bucket, asked, &row.pointer, &root)?;
+        if !self.is_over(asked, &row.pointer, &root).await? {
+            self.0.guard.check_root(bucket, asked, &row.pointer, &root)?;
+        }
         let head = Arc::new(Head { row, root });
         self.0.pins.register_head(&head);
         if self.0.guard.learn(bucket, &head, asked) {

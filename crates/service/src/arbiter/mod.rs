@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use fula_core::{
     BucketAddress, BucketName, OwnerId, RootPointerStore, StoreError, WriterId,
-    root::{DeletedRow, RootCounts, RootRow, Stamped, TimeMs},
+    root::{DeletedRow, DropTerms, RootCounts, RootRow, Stamped, TimeMs},
     tree::Nodes,
 };
 use quick_cache::sync::Cache;
@@ -223,8 +223,8 @@ impl Arbiter {
         self.0.roots.can_drop_roots()
     }
 
-    /// Drops rows of deleted buckets, and removes them from the guard. Returns the dropped ones. Their
-    /// heads stay cached until [`Self::forget_head`].
+    /// Drops rows of deleted buckets of an arbiter that no other master uses, and removes them from the guard.
+    /// Returns the dropped ones. Their heads stay cached until [`Self::forget_head`].
     ///
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
@@ -233,7 +233,7 @@ impl Arbiter {
         rows: Vec<DeletedRow>,
     ) -> Result<Vec<DeletedRow>, ServiceError> {
         let _under_way = self.0.guard.begin_drop(&rows);
-        Ok(self.0.roots.drop_roots(rows.clone()).await?)
+        Ok(self.0.roots.drop_roots(rows.clone(), &DropTerms::default()).await?)
     }
 
     /// Checks how far the arbiter has come.

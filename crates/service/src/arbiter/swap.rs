@@ -125,7 +125,7 @@ impl Arbiter {
     /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
     pub(crate) async fn look_up(&self, bucket: &BucketAddress) -> Result<Unverified, ServiceError> {
         let found = self.0.reader.read(bucket).await?;
-        self.0.guard.check_row(bucket, &found.asked, found.row.as_ref())?;
+        self.check_row(bucket, &found.asked, found.row.as_ref()).await?;
         Ok(found)
     }
 }

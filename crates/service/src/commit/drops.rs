@@ -1,14 +1,29 @@
-//! Drops the rows of deleted buckets, and what this process keeps about them (docs/adr/0035).
+//! Drops the rows of deleted buckets, and what this process keeps about them (docs/adr/0035; docs/adr/0067 where
+//! masters share the arbiter).
 
 use std::{collections::BTreeMap, time::Duration};
 
-use fula_core::{BucketAddress, root::DeletedRow};
+use fula_core::{
+    BucketAddress,
+    root::{DeletedRow, DropTerms, TimeMs},
+};
+
+use tokio::time::Instant;
 
 use super::{Committer, Inner};
-use crate::error::ServiceError;
+use crate::{
+    arbiter::Recovery, error::ServiceError, fault_injection::Fault, limits::AUTHORS_KEPT_MS,
+};
 
 /// Number of rows that are read, or removed, at a time.
 const PAGE: usize = 512;
+
+/// Least time in milliseconds since the deletion before a row is dropped that masters share. The authors of the
+/// deleted bucket have left every list by then.
+const SHARED_KEPT_MS: TimeMs = AUTHORS_KEPT_MS;
+
+/// Least time between two searches for such rows, unless an operator asks for one.
+const SEARCH_EVERY: Duration = Duration::from_hours(1);
 
 /// A collection drops rows once their number reaches that of the live rows divided by this, because a drop
 /// writes the live rows again.
@@ -92,7 +107,7 @@ impl Committer {
     /// Drops the rows of buckets that were deleted longer ago than `retention`, if the arbiter supports
     /// that. Unless `all` is set, it does so only if there are enough of them to justify the work. Returns
     /// the number of dropped rows. A bucket that is being written to is left to the next call.
-    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
+    ///
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
     pub(crate) async fn drop_deleted(
@@ -119,6 +134,48 @@ impl Committer {
                 return Ok(dropped);
             }
         }
+    }
+
+    /// Drops the rows of buckets that were deleted longer ago than `retention` and than 30 days, where masters
+    /// share the arbiter: all of them have learnt the deletions before. Returns the number of dropped rows.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`]: some may be gone all the same.
+    pub(crate) async fn drop_deleted_shared(
+        &self,
+        recovery: &Recovery,
+        retention: Duration,
+        now: bool,
+    ) -> Result<u64, ServiceError> {
+        let arbiter = self.arbiter();
+        if !arbiter.can_drop_rows() || arbiter.guard().alarm().is_some() {
+            return Ok(0);
+        }
+        let last = self.0.searched.lock().replace(Instant::now());
+        if !now && last.is_some_and(|last| last.elapsed() < SEARCH_EVERY) {
+            *self.0.searched.lock() = last;
+            return Ok(0);
+        }
+        let least = Duration::from_millis(SHARED_KEPT_MS);
+        let found = self.0.find_deleted(retention.max(least)).await?;
+        if found.rows.is_empty() {
+            return Ok(0);
+        }
+        let Some(round) = recovery.begin_drop(now).await? else { return Ok(0) };
+        let is_careless = self.limits().faults.has(Fault::DroppedUnawares);
+        let round = Some(round).filter(|_| !is_careless);
+        // The arbiter compares the age once more, by its own clock.
+        let terms = DropTerms { age: SHARED_KEPT_MS, round };
+        let mut dropped = 0;
+        for page in found.rows.chunks(PAGE) {
+            recovery.may_drop().await?;
+            for row in arbiter.unchecked().drop_roots(page.to_vec(), &terms).await? {
+                self.0.sent.lock().raise_floor(row.pointer.version);
+                arbiter.forget_head(&row.address);
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
     }
 
     /// Returns the number of buckets in each map in memory that grows with their number.

@@ -158,6 +158,8 @@ struct Inner {
     sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
     /// Notified whenever a writer task ends.
     writer_stopped: Notify,
+    /// Time at which rows were last searched for deleted buckets that masters share.
+    searched: Mutex<Option<Instant>>,
 }
 
 /// Changes that wait for one bucket, and the number of bytes of the blocks that are stored with them.
@@ -179,6 +181,7 @@ impl Committer {
             sent: Mutex::default(),
             sweeps: Mutex::default(),
             writer_stopped: Notify::new(),
+            searched: Mutex::default(),
         }))
     }
 

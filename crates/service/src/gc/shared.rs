@@ -34,6 +34,7 @@ impl Service {
         retention: Duration,
         rest: &(dyn Fn() -> u32 + Sync),
     ) -> Result<Collection, ServiceError> {
+        self.require_collecting()?;
         let _one_at_a_time = self.collecting.lock().await;
         let faults = self.committer.limits().faults;
         let begun = match recovery {

@@ -7,6 +7,7 @@ use fula_core::{
     StoreError,
     block::{Kept, list_all, sweep_all},
     bucket::{VersionId, Versioning},
+    in_memory::MemoryBlocks,
 };
 use fula_service::{fault_injection::Fault, fsck, history};
 use fula_testkit::rng::Rng;
@@ -39,6 +40,33 @@ async fn what_was_replaced_goes_and_the_rest_stays() {
         world.rows().await.into_iter().find(|row| row.address.name.as_str() == BUCKET).unwrap();
     assert_eq!(history::log(blocks.as_ref(), row.pointer.root, 100).await.unwrap().len(), 43);
     assert_eq!(world.collect().await.deleted, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_deleted_while_collections_are_off() {
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    let limits = |collects| Limits { collects, ..Limits::default() };
+    let master = |writer, collects| Master::with_limits(&blocks, &roots, writer, limits(collects));
+    let off = master(1, false);
+    off.create().await;
+    off.put("k", b"1").await.unwrap();
+    off.delete("k").await.unwrap();
+    off.service.delete_bucket(&off.user, &bucket()).await.unwrap();
+    let count = async || list_all(blocks.as_ref()).await.unwrap().len();
+    let before = count().await;
+    let collected = off.service.collect(Duration::ZERO, &|| 0).await;
+    let dropped = off.service.drop_deleted(Duration::ZERO, true).await;
+    for refused in [collected.unwrap_err(), dropped.unwrap_err()] {
+        assert!(refused.to_string().contains("FULA_COLLECT"), "{refused}");
+    }
+    assert_eq!((count().await, roots.scan_roots(None, 9).await.unwrap().value.len()), (before, 1));
+    // What could be freed is still counted.
+    off.service.survey(Duration::ZERO, &|| 0).await.unwrap();
+    let on = master(2, true);
+    assert_eq!(on.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
+    assert!(on.service.collect(Duration::ZERO, &|| 0).await.unwrap().deleted > 0);
+    assert!(count().await < before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Restores of an arbiter whose masters collect shared blocks: what only a master knows is not collected
 //! before the arbiter has it again (docs/adr/0065).
 
-mod world;
+pub(crate) mod world;
 
 use std::time::Duration;
 

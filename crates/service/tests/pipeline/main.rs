@@ -30,6 +30,7 @@ mod retries;
 mod rounds;
 mod settings;
 mod settle;
+mod shared_drops;
 mod slow;
 mod snapshots;
 mod versions;

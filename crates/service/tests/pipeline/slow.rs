@@ -15,7 +15,7 @@ use fula_core::{
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::MemoryRoots,
-    root::{CasOutcome, DeletedRow, NewRoot, RootRow, Stamped},
+    root::{CasOutcome, DeletedRow, DropTerms, NewRoot, RootRow, Stamped},
 };
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
@@ -207,7 +207,11 @@ impl RootHooks for SlowRoots {
                 self.jitter.step().await;
                 self.scans.pass().await;
             }
-            RootRead::List | RootRead::Count | RootRead::Find | RootRead::Generation => {}
+            RootRead::List
+            | RootRead::Count
+            | RootRead::Find
+            | RootRead::Generation
+            | RootRead::Floor => {}
         }
         Ok(())
     }
@@ -242,11 +246,15 @@ impl RootHooks for SlowRoots {
         outcome
     }
 
-    async fn drop_rows(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn drop_rows(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
         let asked = rows.len();
         self.jitter.step().await;
         self.drops.pass().await;
-        let dropped = self.inner.drop_roots(rows).await?;
+        let dropped = self.inner.drop_roots(rows, terms).await?;
         self.kept.fetch_add((asked - dropped.len()) as u64, Ordering::Relaxed);
         self.jitter.step().await;
         Ok(dropped)

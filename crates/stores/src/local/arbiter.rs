@@ -10,7 +10,9 @@ use fula_core::{
     error::SwapError,
     in_memory::{Records, RowSet, SwapDecision},
     metadata::{Entry, Table, WriteOutcome},
-    root::{CasOutcome, DeletedRow, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs},
+    root::{
+        CasOutcome, DeletedRow, DropTerms, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs,
+    },
 };
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::time::timeout;
@@ -60,14 +62,19 @@ impl LocalRoots {
     }
 
     /// Makes rows void on disk, and returns those that were made void. Nothing changes about the others.
-    async fn void(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn void(
+        &self,
+        mut rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
         // The order matters. A swap that appended before this place has ended when the rows are examined,
         // and any later one appends behind the place.
         let void_before = self.log.end_of_stream(StreamName::Commit);
         self.stripes.ended().await;
+        let now = (self.clock)();
         let floor = {
             let mut state = self.state.write();
-            rows.retain(|row| state.rows.is_droppable(row));
+            rows.retain(|row| state.rows.is_droppable(row, terms, now));
             let Some(highest) = rows.iter().map(|row| row.pointer.version).max() else {
                 return Ok(rows);
             };
@@ -201,10 +208,18 @@ impl RootPointerStore for LocalRoots {
         true
     }
 
-    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn drop_roots(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        // Rounds are of masters that share an arbiter.
+        if terms.round.is_some() {
+            return Ok(Vec::new());
+        }
         let _one_at_a_time = self.dropping.lock().await;
         let mut by_stripe: BTreeMap<usize, Vec<DeletedRow>> = BTreeMap::new();
-        for row in self.void(rows).await? {
+        for row in self.void(rows, terms).await? {
             let stripe = self.stripes.stripe_of(row.address.name.as_str());
             by_stripe.entry(stripe).or_default().push(row);
         }
@@ -213,10 +228,15 @@ impl RootPointerStore for LocalRoots {
             // A row that was swapped in the meantime lies behind the place, and stays.
             let _turn = self.stripes.locks[stripe].lock().await;
             let mut state = self.state.write();
-            rows.retain(|row| state.rows.drop_row(row));
+            // What was old enough when it was made void still is.
+            rows.retain(|row| state.rows.drop_row(row, &DropTerms::default(), 0));
             dropped.extend(rows);
         }
         Ok(dropped)
+    }
+
+    async fn version_floor(&self) -> Result<Stamped<u64>, StoreError> {
+        Ok(self.stamp(RowSet::floor))
     }
 
     fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {

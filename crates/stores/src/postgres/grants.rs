@@ -4,10 +4,11 @@ use sqlx::Row;
 
 use super::{PostgresError, sessions::Connections, statement::Statement};
 
-/// Privileges that the gateway needs on each table and view. It deletes nothing but entries of the list of packs, once
-/// they are in an index run.
+/// Privileges that the gateway needs on each table and view. It deletes entries of the list of packs, once they are in
+/// an index run, and rows of buckets that were deleted long ago. A role without the right to delete the latter is
+/// accepted, and the rows stay.
 const NEEDED: [(&str, &str); 6] = [
-    ("bucket_roots", "SELECT, INSERT, UPDATE"),
+    ("bucket_roots", "SELECT, INSERT, UPDATE, DELETE"),
     ("fula_directory", "SELECT, INSERT, UPDATE"),
     ("fula_arbiter", "SELECT, UPDATE"),
     ("fula_mark", "SELECT"),
@@ -126,7 +127,8 @@ mod tests {
     fn names_are_quoted() {
         let all = statements("public", "fula_app").join("\n");
         assert!(all.starts_with("GRANT USAGE ON SCHEMA \"public\" TO \"fula_app\";\n"));
-        let grant = "GRANT SELECT, INSERT, UPDATE ON \"public\".bucket_roots TO \"fula_app\";";
+        let grant =
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON \"public\".bucket_roots TO \"fula_app\";";
         assert!(all.contains(grant), "{all}");
         assert!(statements("public", "user").join("\n").contains("TO \"user\";"));
         let all = statements("My Schema", "a\"; DROP TABLE x; --").join("\n");

@@ -6,6 +6,7 @@
 //! Durability does not rely on settings of a session either, because a pooler may stand in between.
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
+mod drops;
 mod explain;
 mod generation;
 mod grants;

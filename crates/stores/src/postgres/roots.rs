@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use fula_core::{
     BucketAddress, BucketName, OwnerId, RootPointer, RootPointerStore, StoreError, WriterId,
     error::SwapError,
-    root::{CasOutcome, GlobalName, NewRoot, RootCounts, RootRow, Stamped},
+    root::{CasOutcome, DeletedRow, DropTerms, GlobalName, NewRoot, RootCounts, RootRow, Stamped},
 };
 use sqlx::{Row, pool::PoolConnection, postgres::PgRow};
 
 use super::{
-    ANSWER, PostgresError, SWAP_KEPT, generation, malformed,
+    ANSWER, PostgresError, SWAP_KEPT, drops, generation, malformed,
     rows::rows_of,
     sessions::{Connections, abandon, into_sqlx},
     stamp,
@@ -96,10 +96,11 @@ const SWAP_WITH_LEASE: &str = concat!(
     " AS is_durable FROM fula_mark"
 );
 
-/// Writes the first row of a name, unless its generation is below that of the arbiter. The row of the
-/// generation is locked until the new row is visible, so who raises it sees the new row afterwards.
+/// Writes the first row of a name, unless its generation is below that of the arbiter or its version is not
+/// above the version floor. The row of both is locked until the new row is visible, so who raises one of them
+/// sees the new row afterwards.
 const CREATE: &str = concat!(
-    "WITH current AS (SELECT generation FROM fula_arbiter WHERE id = 1 FOR SHARE),
+    "WITH current AS (SELECT generation, version_floor FROM fula_arbiter WHERE id = 1 FOR SHARE),
     swapped AS (
     INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
         created_ms, deleted_ms, global_name)
@@ -108,7 +109,8 @@ const CREATE: &str = concat!(
         ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other WHERE other.global_name = $2)
             THEN NULL ELSE $2 END
         END
-    WHERE EXISTS (SELECT 1 FROM current WHERE current.generation <= $5) AND ",
+    WHERE EXISTS (SELECT 1 FROM current
+        WHERE current.generation <= $5 AND current.version_floor < $4) AND ",
     durable!("$10"),
     " ON CONFLICT (owner_id, bucket) DO NOTHING RETURNING 1)
     SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
@@ -368,13 +370,32 @@ impl RootPointerStore for PostgresRoots {
         let Stamped { mut value, time, mark } = current;
         let current = value.pop().flatten();
         let is_as_expected = current.as_ref().map(|row| row.pointer) == expected;
-        // A row that is as expected was refused for another reason, of which each statement has one.
-        let refused = match current {
-            Some(_) if is_as_expected => CasOutcome::LeaseBroken,
-            None if is_as_expected => CasOutcome::BelowGeneration,
-            current => CasOutcome::Conflict { current },
+        let value = match (outcome, current) {
+            (Some(outcome), _) => outcome,
+            // A row that is as expected was refused for another reason.
+            (None, Some(_)) if is_as_expected => CasOutcome::LeaseBroken,
+            (None, None) if is_as_expected => {
+                drops::refusal(&self.reads, &new.pointer).await.map_err(SwapError::NotSent)?
+            }
+            (None, current) => CasOutcome::Conflict { current },
         };
-        Ok(Stamped { value: outcome.unwrap_or(refused), time, mark })
+        Ok(Stamped { value, time, mark })
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        self.compares
+    }
+
+    async fn drop_roots(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        if self.compares { drops::run(&self.swaps, rows, terms).await } else { Ok(Vec::new()) }
+    }
+
+    async fn version_floor(&self) -> Result<Stamped<u64>, StoreError> {
+        drops::floor(&self.reads).await
     }
 
     async fn generation(&self) -> Result<Stamped<u64>, StoreError> {

@@ -7,7 +7,7 @@ use super::{PostgresError, grants, sessions::Connections, statement::Statement};
 /// Statements that bring any earlier state up to date. Each may run repeatedly.
 ///
 /// `bucket_roots` begins with the columns of an earlier implementation; every other column is added.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     "CREATE TABLE IF NOT EXISTS bucket_roots (
         owner_id TEXT NOT NULL, bucket TEXT NOT NULL, root_cid TEXT NOT NULL,
         version BIGINT NOT NULL DEFAULT 1, updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -37,6 +37,7 @@ const MIGRATIONS: [&str; 12] = [
         blocks BYTEA NOT NULL)",
     "ALTER TABLE fula_pack_list ADD COLUMN IF NOT EXISTS min_generation BIGINT NOT NULL DEFAULT 0",
     "ALTER TABLE fula_arbiter ADD COLUMN IF NOT EXISTS generation BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE fula_arbiter ADD COLUMN IF NOT EXISTS version_floor BIGINT NOT NULL DEFAULT 0",
 ];
 
 /// Creates an index of the live buckets of an owner. Without it, counting them reads deleted ones too.
@@ -138,7 +139,8 @@ const PROBE: &str = "SELECT (SELECT count(*) FROM (SELECT generation, global_nam
     (SELECT count(*) FROM (SELECT last, manifest_version, manifest, min_generation
     FROM fula_pack_list LIMIT 1) AS list),
     (SELECT count(*) FROM (SELECT seq, pack, generation, bytes, blocks FROM fula_packs LIMIT 1) AS packs),
-    (SELECT generation FROM fula_arbiter WHERE id = 1), (SELECT arbiter FROM fula_mark) AS arbiter";
+    (SELECT generation FROM fula_arbiter WHERE id = 1),
+    (SELECT version_floor FROM fula_arbiter WHERE id = 1), (SELECT arbiter FROM fula_mark) AS arbiter";
 
 /// Number of attempts of a statement when several masters migrate at the same moment.
 const TRIES: usize = 10;

@@ -27,6 +27,21 @@ const TRIES: usize = 8;
 /// Number of buckets that are compared with the arbiter at a time.
 const COMPARED: usize = 256;
 
+/// Rows of the arbiter, and the version floor afterwards where it matters.
+struct Rows {
+    rows: Vec<Option<RootRow>>,
+    floor: u64,
+}
+
+/// What a comparison has found of deleted buckets.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// Rows of buckets that are deleted, and of which this master does not know that yet.
+    pub(super) deleted: Vec<(RootRow, Arc<KnownState>)>,
+    /// Buckets whose rows were dropped, and the versions of their tombstones.
+    pub(super) dropped: Vec<(BucketAddress, u64)>,
+}
+
 /// A state from which a bucket may continue.
 #[derive(Clone, Debug)]
 pub(in crate::arbiter) struct Candidate {
@@ -58,8 +73,9 @@ impl Recovery {
     ) -> Result<Vec<(BucketAddress, Arc<KnownState>)>, ServiceError> {
         let mut lacking = Vec::new();
         for page in self.arbiter.guard().all_known().chunks(COMPARED) {
-            for (row, (bucket, known)) in self.rows_of(page).await?.iter().zip(page) {
-                let is_there = self.has(row.as_ref(), known).await.unwrap_or_else(|error| {
+            let Rows { rows, floor } = self.rows_of(page).await?;
+            for (row, (bucket, known)) in rows.iter().zip(page) {
+                let is_there = self.has(row.as_ref(), known, floor).await.unwrap_or_else(|error| {
                     // A root that cannot be read contains nothing to rely on.
                     tracing::error!(%bucket, error = chain(&error), "cannot read the current root");
                     false
@@ -73,44 +89,75 @@ impl Recovery {
     }
 
     /// Compares everything that this master knows with what the arbiter has now. A state that is neither in the
-    /// row of its bucket nor in a fork raises the alarm.
+    /// row of its bucket nor in a fork raises the alarm. Returns what was learnt of deleted buckets.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`] in that case. [`ServiceError::Unavailable`], [`ServiceError::Damaged`]:
     /// something cannot be read, so not everything was compared.
-    pub(super) async fn compare_known(&self) -> Result<(), ServiceError> {
+    pub(super) async fn compare_known(&self) -> Result<Ended, ServiceError> {
+        let mut ended = Ended::default();
         if !self.arbiter.guard().compares() {
-            return Ok(());
+            return Ok(ended);
         }
         // Forks come first. One that was merged since is in the row.
         let forks = self.forks().await?;
         for page in self.arbiter.guard().all_known().chunks(COMPARED) {
-            for (row, (bucket, known)) in self.rows_of(page).await?.iter().zip(page) {
+            let Rows { rows, floor } = self.rows_of(page).await?;
+            for (row, (bucket, known)) in rows.into_iter().zip(page) {
                 let sides = forks.get(bucket).map(Vec::as_slice).unwrap_or_default();
-                if !self.has(row.as_ref(), known).await? && !self.is_in(sides, known).await? {
+                let is_there = self.has(row.as_ref(), known, floor).await?;
+                if !is_there && !self.is_in(sides, known).await? {
                     return Err(self.arbiter.guard().note_lost(bucket));
+                }
+                match row {
+                    None if is_there => {
+                        ended.dropped.push((bucket.clone(), known.pointer.version));
+                    }
+                    Some(row) if row.deleted.is_some() && known.deleted.is_none() => {
+                        ended.deleted.push((row, Arc::clone(known)));
+                    }
+                    _ => {}
                 }
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     async fn rows_of(
         &self,
         page: &[(BucketAddress, Arc<KnownState>)],
-    ) -> Result<Vec<Option<RootRow>>, ServiceError> {
+    ) -> Result<Rows, ServiceError> {
         let buckets: Vec<_> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
-        Ok(self.arbiter.unchecked().get_roots(&buckets).await?.value)
+        let rows = self.arbiter.unchecked().get_roots(&buckets).await?.value;
+        let needs_floor = |(row, (_, known)): (&Option<RootRow>, &(_, Arc<KnownState>))| {
+            known.deleted.is_some()
+                && row.as_ref().is_none_or(|row| row.bucket_id != known.bucket_id)
+        };
+        // The floor comes after the rows: a row that is missing was dropped before.
+        let floor = if rows.iter().zip(page).any(needs_floor) {
+            self.arbiter.unchecked().version_floor().await?.value
+        } else {
+            0
+        };
+        Ok(Rows { rows, floor })
     }
 
-    /// Returns whether a row includes what is known of its bucket.
-    async fn has(&self, row: Option<&RootRow>, known: &KnownState) -> Result<bool, ServiceError> {
-        let Some(row) = row else { return Ok(false) };
+    /// Returns whether a row includes what is known of its bucket. A tombstone that is not above the version floor
+    /// need not be in any row: the row was dropped.
+    async fn has(
+        &self,
+        row: Option<&RootRow>,
+        known: &KnownState,
+        floor: u64,
+    ) -> Result<bool, ServiceError> {
+        let may_be_dropped = known.deleted.is_some() && known.pointer.version <= floor;
+        let Some(row) = row else { return Ok(may_be_dropped) };
         if row.pointer.root == known.pointer.root {
             return Ok(true);
         }
         let found = self.candidate(row.pointer).await?;
-        Ok(known.is_included_in(&found.pointer, &found.root))
+        let is_over = may_be_dropped && known.is_followed_by(found.root.id, row.pointer.version);
+        Ok(is_over || known.is_included_in(&found.pointer, &found.root))
     }
 
     /// Returns whether one of these claims includes what is known of their bucket.
@@ -293,6 +340,10 @@ impl Recovery {
         let newest = candidates.iter().max_by_key(|candidate| candidate.pointer.version);
         root.parent = newest.map(|candidate| candidate.pointer.root);
         root.version = newest.map_or(0, |candidate| candidate.pointer.version) + 1;
+        if row.is_none() {
+            let floor = self.arbiter.unchecked().version_floor().await?.value;
+            root.version = root.version.max(floor + 1);
+        }
         root.time = root.time.max(self.arbiter.now().await?);
         for candidate in candidates {
             root.authors = join_authors(&root.authors, &candidate.root.authors);

@@ -81,7 +81,7 @@ impl Recovery {
             return Ok(generation);
         }
         match self.compare_known().await {
-            Ok(()) => Ok(generation),
+            Ok(_) => Ok(generation),
             Err(ServiceError::Regressed(_)) => Ok(0),
             Err(error) => {
                 let error = chain(&error);
@@ -134,7 +134,7 @@ impl Recovery {
         let recovery = self.current().await?.map_or(0, |(version, _)| version);
         let (generation, reads_since) = self.arbiter.raise_generation().await?;
         if !self.arbiter.0.faults.has(Fault::KnownNotCompared) {
-            self.compare_known().await?;
+            drop(self.compare_known().await?);
         }
         let begun = Begun { generation, bound: epoch_of(generation), reads_since, recovery };
         if self.arbiter.0.faults.has(Fault::LeasesIgnored) {
@@ -191,7 +191,7 @@ impl Recovery {
 
     /// Returns a master that this one knows from before the arbiter was restored, and that the arbiter does not
     /// list. It lists itself again with its next heartbeat, and may know what the arbiter lacks.
-    async fn forgotten_master(
+    pub(super) async fn forgotten_master(
         &self,
         records: &[(String, Entry)],
     ) -> Result<Option<String>, ServiceError> {
@@ -245,7 +245,7 @@ impl Recovery {
         Ok(())
     }
 
-    async fn master_records(&self) -> Result<Vec<(String, Entry)>, ServiceError> {
+    pub(super) async fn master_records(&self) -> Result<Vec<(String, Entry)>, ServiceError> {
         let (mut found, mut after) = (Vec::new(), None::<String>);
         loop {
             let page = self.metadata.list(Table::Masters, after.as_deref(), PAGE_MAX).await?;
@@ -320,11 +320,11 @@ impl Recovery {
     }
 }
 
-fn parse(entry: &Entry) -> MasterRecord {
+pub(super) fn parse(entry: &Entry) -> MasterRecord {
     let value = entry.value.as_ref();
     value.and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default()
 }
 
-fn unready(why: String) -> ServiceError {
+pub(super) fn unready(why: String) -> ServiceError {
     ServiceError::unavailable(why)
 }

@@ -55,6 +55,9 @@ pub(super) struct MasterRecord {
     /// Its lease, where masters share blocks. Earlier versions have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lease: Option<Lease>,
+    /// Id of the last round before a drop in which it took part. Earlier versions take part in none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dropping: Option<String>,
 }
 
 impl MasterRecord {
@@ -134,9 +137,11 @@ impl Recovery {
                 "this master was removed, but is running: it is on the list again"
             );
         }
-        let lease = self.next_lease(kept.and_then(|record| record.lease), now).await?;
+        let kept = kept.unwrap_or_default();
+        let lease = self.next_lease(kept.lease, now).await?;
+        let dropping = self.next_round(kept.dropping).await;
         let info = self.info.lock().clone();
-        let record = MasterRecord { info, seen: Some(now), lease: lease.clone() };
+        let record = MasterRecord { info, seen: Some(now), lease: lease.clone(), dropping };
         // This master writes its record, an operator who removes it, and a collector that takes the lease
         // away. In these cases the next heartbeat succeeds.
         let value = Some(json(&record));
@@ -170,9 +175,13 @@ impl Recovery {
         }
         let entry = self.metadata.read(Table::Masters, &self.name).await?;
         let version = entry.as_ref().map_or(0, |entry| entry.version);
-        if entry.is_none_or(|entry| entry.value.is_none()) {
+        let was_removed = entry.as_ref().is_some_and(|entry| entry.value.is_none());
+        if was_removed {
+            self.forget_what_was_dropped().await?;
+        }
+        if entry.is_none() || was_removed {
             let info = self.info.lock().clone();
-            let record = MasterRecord { info, seen: None, lease: None };
+            let record = MasterRecord { info, ..MasterRecord::default() };
             self.metadata.write(Table::Masters, &self.name, version, Some(json(&record))).await?;
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! that includes all others. Claims that exclude one another are a fork: they are kept, and the bucket is
 //! sealed and reported.
 
+mod drops;
 mod heal;
 mod leases;
 mod masters;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use fula_core::{
     BucketAddress, MetadataStore, StoreError,
-    metadata::{Table, WriteOutcome},
+    metadata::{Entry, Table, WriteOutcome},
     root::Mark,
 };
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,10 @@ impl RollbackGuard {
             }
             state.buckets.get(bucket).map(|known| known.encode())
         };
-        let Some(value) = value else { return Ok(()) };
+        // Nothing is known of a bucket whose row was dropped.
+        if value.is_none() && !versions.contains_key(&name) {
+            return Ok(());
+        }
         let written = write(local_state.as_ref(), &mut versions, &name, value).await;
         written.map_err(|error| {
             let mut state = self.state();
@@ -112,8 +115,8 @@ impl RollbackGuard {
         };
         let Some(mark) = mark else { return Ok(()) };
         let stored = StoredMark { arbiter: mark.arbiter, position: mark.position };
-        let value = serde_json::to_vec(&stored).unwrap_or_default().into();
-        let written = write(local_state.as_ref(), &mut versions, MARK, value).await;
+        let value: Bytes = serde_json::to_vec(&stored).unwrap_or_default().into();
+        let written = write(local_state.as_ref(), &mut versions, MARK, Some(value)).await;
         written.map_err(|error| fail(&mut self.state(), error))
     }
 
@@ -196,10 +199,17 @@ async fn write(
     local_state: &dyn MetadataStore,
     versions: &mut Versions,
     name: &str,
-    value: Bytes,
+    value: Option<Bytes>,
 ) -> Result<(), ServiceError> {
-    let version = versions.get(name).copied().unwrap_or(0);
-    let version = match local_state.write(Table::Remembered, name, version, Some(value)).await? {
+    let known = versions.get(name).copied().unwrap_or(0);
+    let mut written = local_state.write(Table::Remembered, name, known, value.clone()).await?;
+    if let WriteOutcome::Conflict(Some(Entry { version, value: None })) = written
+        && known == 0
+    {
+        // The record was deleted by an earlier process: a dropped bucket was created again.
+        written = local_state.write(Table::Remembered, name, version, value).await?;
+    }
+    let version = match written {
         WriteOutcome::Done(version) => version,
         // Only this process writes here. The conflict comes from an earlier write whose answer was late.
         WriteOutcome::Conflict(current) => {

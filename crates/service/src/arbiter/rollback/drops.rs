@@ -1,5 +1,5 @@
 //! Dropped rows of deleted buckets in the rollback guard: what it knows of them is removed, and their
-//! missing rows are no fault of the arbiter (docs/adr/0035).
+//! missing rows are no fault of the arbiter (docs/adr/0035; docs/adr/0067 where masters share it).
 
 use std::sync::Arc;
 
@@ -24,6 +24,18 @@ pub(crate) struct Asked {
     pub(crate) known: Option<Arc<KnownState>>,
     /// Value of [`Drops::changes`] at that time.
     drops: u64,
+}
+
+impl Asked {
+    /// Returns what was known, if it was the end of a bucket: its tombstone.
+    pub(crate) fn ended(&self) -> Option<&KnownState> {
+        self.known.as_deref().filter(|known| known.deleted.is_some())
+    }
+
+    /// Returns the same question of a master that knew nothing of the bucket.
+    pub(crate) fn of_nothing(&self) -> Self {
+        Self { known: None, drops: self.drops }
+    }
 }
 
 impl State {
@@ -127,6 +139,28 @@ impl RollbackGuard {
             self.state().forget(some);
         }
         DropUnderWay { guard: self, rows }
+    }
+
+    /// Removes what is known of buckets whose rows other masters have dropped, unless it is newer than the given
+    /// version. The next [`Self::flush`] removes it from this master's own disk.
+    pub(crate) fn forget_dropped(&self, dropped: &[(BucketAddress, u64)]) {
+        for some in dropped.chunks(ROWS_AT_ONCE) {
+            let mut state = self.state();
+            state.drops.changes += 1;
+            for (bucket, version) in some {
+                state.drops.floor = state.drops.floor.max(*version);
+                let is_known = state
+                    .buckets
+                    .get(bucket)
+                    .is_some_and(|known| known.pointer.version <= *version);
+                if is_known {
+                    state.buckets.remove(bucket);
+                    if self.local_state.is_some() {
+                        state.dirty.insert(bucket.clone());
+                    }
+                }
+            }
+        }
     }
 
     /// Returns the number of known buckets.

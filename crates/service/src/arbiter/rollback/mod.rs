@@ -157,6 +157,11 @@ impl KnownState {
         pointer.version > self.pointer.version && self.authors.iter().all(includes)
     }
 
+    /// Returns whether this is a tombstone, and a row of this version belongs to a later bucket of the name.
+    pub(crate) fn is_followed_by(&self, bucket_id: BucketId, version: u64) -> bool {
+        self.deleted.is_some() && self.bucket_id != bucket_id && self.pointer.version < version
+    }
+
     fn encode(&self) -> Bytes {
         let authors = self.authors.iter();
         let stored = Stored {

@@ -13,7 +13,7 @@ use fula_core::{
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::{MemoryBackup, MemoryMetadata, MemoryRoots, Records},
-    root::{CasOutcome, NewRoot, Stamped},
+    root::{CasOutcome, DeletedRow, DropTerms, NewRoot, RootRow, Stamped},
 };
 use fula_service::{
     Collection, Recovery,
@@ -30,6 +30,12 @@ use crate::{regression::Member, *};
 struct Gated {
     inner: MemoryRoots,
     began: Instant,
+    /// Milliseconds by which its clock is ahead of that of the test.
+    ahead: AtomicU64,
+    /// Whether it forgets the version floor after each drop.
+    forgets_floor: AtomicBool,
+    /// Whether its tables are empty for now, as while a restore fills them.
+    is_empty: AtomicBool,
     is_shut: AtomicBool,
     reached: Notify,
     opened: Notify,
@@ -38,7 +44,8 @@ struct Gated {
 impl Gated {
     fn tick(&self) {
         let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap();
-        self.inner.set_time(1_700_000_000_000 + elapsed);
+        let ahead = self.ahead.load(Ordering::SeqCst);
+        self.inner.set_time(1_700_000_000_000 + elapsed + ahead);
     }
 }
 
@@ -51,6 +58,17 @@ impl RootHooks for Gated {
     async fn before(&self, _: RootRead) -> Result<(), StoreError> {
         self.tick();
         Ok(())
+    }
+
+    async fn get(
+        &self,
+        buckets: &[BucketAddress],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        let mut found = self.inner.get_roots(buckets).await?;
+        if self.is_empty.load(Ordering::SeqCst) {
+            found.value.fill(None);
+        }
+        Ok(found)
     }
 
     async fn after(&self, read: RootRead) {
@@ -70,8 +88,17 @@ impl RootHooks for Gated {
         self.inner.cas_root(bucket, expected, new).await
     }
 
-    fn can_drop(&self) -> bool {
-        false
+    async fn drop_rows(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        self.tick();
+        let dropped = self.inner.drop_roots(rows, terms).await?;
+        if self.forgets_floor.load(Ordering::SeqCst) {
+            self.inner.forget_floor();
+        }
+        Ok(dropped)
     }
 }
 
@@ -137,10 +164,10 @@ impl BlockStore for SharedBlocks {
 
 /// An earlier state of the arbiter: its pointers and its records.
 #[derive(Clone)]
-pub(super) struct Backup(MemoryBackup, Records);
+pub(crate) struct Backup(MemoryBackup, Records);
 
 /// One arbiter and one store of blocks, and the rule that all masters leave out, if any.
-pub(super) struct Federation {
+pub(crate) struct Federation {
     blocks: Arc<MemoryBlocks>,
     roots: Arc<Gated>,
     metadata: Arc<MemoryMetadata>,
@@ -148,11 +175,14 @@ pub(super) struct Federation {
 }
 
 impl Federation {
-    pub(super) fn new(fault: Option<Fault>) -> Self {
+    pub(crate) fn new(fault: Option<Fault>) -> Self {
         let metadata: Arc<MemoryMetadata> = Arc::default();
         let roots = Gated {
             inner: MemoryRoots::with_leases(Arc::clone(&metadata)),
             began: Instant::now(),
+            ahead: AtomicU64::new(0),
+            forgets_floor: AtomicBool::new(false),
+            is_empty: AtomicBool::new(false),
             is_shut: AtomicBool::new(false),
             reached: Notify::new(),
             opened: Notify::new(),
@@ -162,8 +192,13 @@ impl Federation {
     }
 
     /// Starts a master that remembers nothing. It has a lease, and does nothing by itself.
-    pub(super) async fn join(&self, writer: u8) -> Member {
-        let memory: Arc<dyn MetadataStore> = Arc::new(MemoryMetadata::default());
+    pub(crate) async fn join(&self, writer: u8) -> Member {
+        self.join_with(writer, &crate::regression::memory()).await
+    }
+
+    /// Starts a master that remembers what is in `memory`.
+    pub(crate) async fn join_with(&self, writer: u8, memory: &Arc<dyn MetadataStore>) -> Member {
+        let memory = Arc::clone(memory);
         let guard = RollbackGuard::open(Some(Arc::clone(&memory))).await.unwrap();
         let master = self.master(writer, guard);
         let (metadata, arbiter) = (Arc::clone(&self.metadata), master.service.arbiter().clone());
@@ -185,24 +220,46 @@ impl Federation {
         Master { service, user: Caller::of(Identity::of_user("key:test")) }
     }
 
-    pub(super) fn backup(&self) -> Backup {
+    /// Lets the arbiter's clock go on.
+    pub(crate) fn pass(&self, time: Duration) {
+        let ahead = u64::try_from(time.as_millis()).unwrap();
+        self.roots.ahead.fetch_add(ahead, Ordering::SeqCst);
+    }
+
+    /// Lets the arbiter forget its version floor after each drop.
+    pub(crate) fn forget_floors(&self) {
+        self.roots.forgets_floor.store(true, Ordering::SeqCst);
+    }
+
+    /// Empties the tables of the arbiter, or fills them again.
+    pub(crate) fn set_empty(&self, is_empty: bool) {
+        self.roots.is_empty.store(is_empty, Ordering::SeqCst);
+    }
+
+    /// Returns the version of a bucket, also of a deleted one; `None` if it has no row.
+    pub(crate) async fn version_of(&self, bucket: &BucketAddress) -> Option<u64> {
+        let found = self.roots.inner.get_roots(std::slice::from_ref(bucket)).await.unwrap();
+        found.value.into_iter().next().flatten().map(|row| row.pointer.version)
+    }
+
+    pub(crate) fn backup(&self) -> Backup {
         Backup(self.roots.inner.backup(), self.metadata.backup())
     }
 
     /// Restores the arbiter. Its mark shows that.
-    pub(super) fn restore(&self, Backup(roots, records): Backup) {
+    pub(crate) fn restore(&self, Backup(roots, records): Backup) {
         self.roots.inner.restore(roots);
         self.metadata.restore(records);
     }
 
     /// Restores the arbiter. Only versions and authors show that.
-    pub(super) fn restore_quietly(&self, Backup(roots, records): Backup) {
+    pub(crate) fn restore_quietly(&self, Backup(roots, records): Backup) {
         self.roots.inner.restore_quietly(roots);
         self.metadata.restore(records);
     }
 
     /// Begins a collection, and holds it once it has read the rows. Returns what ends it.
-    pub(super) async fn collect_until_rows_are_read(&self, member: &Member) -> Collecting<'_> {
+    pub(crate) async fn collect_until_rows_are_read(&self, member: &Member) -> Collecting<'_> {
         self.roots.is_shut.store(true, Ordering::SeqCst);
         let (service, recovery) = (member.master.service.clone(), member.recovery.clone());
         let task = tokio::spawn(async move { collect_with(&service, &recovery).await });
@@ -211,7 +268,7 @@ impl Federation {
     }
 
     /// Returns what every bucket lacks.
-    pub(super) async fn problems(&self) -> Vec<String> {
+    pub(crate) async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for row in self.roots.inner.scan_roots(None, 1000).await.unwrap().value {
             let blocks: Arc<dyn BlockStore> = Arc::clone(&self.blocks) as _;
@@ -223,19 +280,19 @@ impl Federation {
     }
 
     /// Reads an object on a master that has nothing in memory.
-    pub(super) async fn read(&self, key: &str) -> Result<Vec<u8>, ServiceError> {
+    pub(crate) async fn read(&self, key: &str) -> Result<Vec<u8>, ServiceError> {
         self.master(99, RollbackGuard::new(None, true)).get(key).await
     }
 }
 
 /// A collection that has read the rows.
-pub(super) struct Collecting<'a> {
+pub(crate) struct Collecting<'a> {
     roots: &'a Gated,
     task: JoinHandle<Result<Collection, ServiceError>>,
 }
 
 impl Collecting<'_> {
-    pub(super) async fn go_on(self) -> Result<Collection, ServiceError> {
+    pub(crate) async fn go_on(self) -> Result<Collection, ServiceError> {
         self.roots.opened.notify_one();
         self.task.await.unwrap()
     }
@@ -246,16 +303,16 @@ async fn collect_with(service: &Service, recovery: &Recovery) -> Result<Collecti
 }
 
 /// Collects everything that was replaced and is not needed.
-pub(super) async fn collect(member: &Member) -> Result<Collection, ServiceError> {
+pub(crate) async fn collect(member: &Member) -> Result<Collection, ServiceError> {
     collect_with(&member.master.service, &member.recovery).await
 }
 
 /// Lets a master look at the arbiter every second, until the task is aborted.
-pub(super) fn run(member: &Member) -> JoinHandle<()> {
+pub(crate) fn run(member: &Member) -> JoinHandle<()> {
     tokio::spawn(member.recovery.clone().run())
 }
 
 /// Waits until what was replaced before is older than every reader.
-pub(super) async fn pause() {
+pub(crate) async fn pause() {
     tokio::time::sleep(Duration::from_secs(40)).await;
 }

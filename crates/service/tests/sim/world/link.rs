@@ -145,7 +145,7 @@ impl RootHooks for Link {
             RootRead::Count => self.step("counts buckets").await,
             RootRead::Find => self.step("looks for a name").await,
             RootRead::Generation => self.step("asks for the generation").await,
-            RootRead::Scan => {}
+            RootRead::Scan | RootRead::Floor => {}
         }
         if matches!(read, RootRead::Get | RootRead::Count) {
             self.reach().await?;

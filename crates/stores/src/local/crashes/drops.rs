@@ -10,7 +10,7 @@ use std::{
 
 use fula_core::{
     BucketAddress, BucketId, RootPointer, RootPointerStore,
-    root::{CasOutcome, DeletedRow, GlobalName, NewRoot},
+    root::{CasOutcome, DeletedRow, DropTerms, GlobalName, NewRoot},
 };
 use tokio::sync::watch;
 
@@ -38,7 +38,7 @@ impl Case {
         let rows: Vec<DeletedRow> = certain.collect();
         let is_deleted = |row: &&DeletedRow| self.model.tombstones.contains(&row.pointer);
         let deleted: Vec<DeletedRow> = rows.iter().filter(is_deleted).cloned().collect();
-        let dropped = self.store.roots.drop_roots(rows).await;
+        let dropped = self.store.roots.drop_roots(rows, &DropTerms::default()).await;
         if let Ok(dropped) = &dropped {
             let names = |rows: &[DeletedRow]| -> BTreeSet<String> {
                 rows.iter().map(|row| row.address.name.to_string()).collect()
@@ -224,7 +224,7 @@ impl Race {
             changed.changed().await.unwrap();
         }
         let asked = deleted.len();
-        let gone = self.store.roots.drop_roots(deleted).await.unwrap().len();
+        let gone = self.store.roots.drop_roots(deleted, &DropTerms::default()).await.unwrap().len();
         self.dropped.fetch_add(gone as u64, Ordering::Relaxed);
         self.kept.fetch_add((asked - gone) as u64, Ordering::Relaxed);
         self.drops.send_modify(|ended| *ended += 1);

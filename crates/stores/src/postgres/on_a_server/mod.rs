@@ -3,6 +3,7 @@
 //! They need the programs of Postgres and `PgBouncer`, which a Rust toolchain does not contain. So `make
 //! check` leaves out all tests with this module in their path, and `make servers` runs them.
 
+mod drops;
 mod poolers;
 
 use std::sync::{
