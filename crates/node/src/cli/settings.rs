@@ -23,6 +23,7 @@ use super::{
 /// Settings of `fula gateway`. Each can also be set in the environment, or in the settings file under the
 /// same name in lower case without FULA_. A flag wins over the environment, which wins over the file.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting that is on or off")]
 pub(crate) struct GatewaySettings {
     /// File with settings, in TOML. A flag wins over the environment, which wins over the file
     /// [default: none]

@@ -74,7 +74,7 @@ pub(crate) async fn last(metadata: &dyn MetadataStore) -> Result<Record, StoreEr
 /// One collection of this master.
 struct Turn<'a> {
     node: &'a Node,
-    turn: turn::Turn<'a, Record>,
+    held: turn::Turn<'a, Record>,
     /// Number of rows of deleted buckets that were dropped.
     dropped_buckets: u64,
 }
@@ -88,7 +88,7 @@ impl<'a> Turn<'a> {
         let begun = async {
             let mut turn = turn::Turn::read(metadata, (Table::Modes, NAME), own).await?;
             let is_begun = turn.is_free(now, TAKEN_OVER_AFTER) && turn.take(now).await?;
-            Ok(is_begun.then_some(Self { node, turn, dropped_buckets: 0 }))
+            Ok(is_begun.then_some(Self { node, held: turn, dropped_buckets: 0 }))
         };
         begun.await.map_err(|error: StoreError| chain(&error))
     }
@@ -112,12 +112,12 @@ impl<'a> Turn<'a> {
             });
         }
         if let Ok(found) = &collected {
-            let record = &mut self.turn.record;
+            let record = &mut self.held.record;
             record.ended_ms = node.service.arbiter().time().unwrap_or(record.holder.touched_ms);
             (record.host, record.found) = (crate::node::host_name(), Some(*found));
         }
-        self.turn.record.failure = collected.as_ref().err().cloned();
-        if let Err(error) = self.turn.give_back().await {
+        self.held.record.failure = collected.as_ref().err().cloned();
+        if let Err(error) = self.held.give_back().await {
             say_not_updated(&error);
         }
         collected
@@ -146,8 +146,8 @@ impl<'a> Turn<'a> {
             if let Ok(done) = tokio::time::timeout(TOUCH_EVERY, &mut work).await {
                 return Some(done);
             }
-            let now = self.turn.record.holder.touched_ms + millis(TOUCH_EVERY);
-            let is_ours = self.turn.take(now).await.unwrap_or_else(|error| {
+            let now = self.held.record.holder.touched_ms + millis(TOUCH_EVERY);
+            let is_ours = self.held.take(now).await.unwrap_or_else(|error| {
                 say_not_updated(&error);
                 true
             });

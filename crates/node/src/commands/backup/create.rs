@@ -149,7 +149,7 @@ impl Making<'_> {
                 self.manifest.buckets.push(same);
                 continue;
             }
-            match self.bucket(number, &row, kept.clone()).await? {
+            match Box::pin(self.bucket(number, &row, kept.clone())).await? {
                 Ok(None) => {}
                 Ok(Some(bucket)) => {
                     self.changed += 1;
