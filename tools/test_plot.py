@@ -20,6 +20,14 @@ TABLE = """
 """
 
 
+OVERWRITES = """
+| PUTs so far | seconds | files | MiB on disk |
+|---|---|---|---|
+| 10 000 | 9 | 400 | 10 |
+| 20 000 | 19 | 800 | 5 |
+"""
+
+
 def load():
     sys.dont_write_bytecode = True
     loader = importlib.machinery.SourceFileLoader("plot", str(SCRIPT))
@@ -53,6 +61,20 @@ class Plot(unittest.TestCase):
         for page in ["", TABLE + TABLE, TABLE.replace("1 000/s", "fast"), TABLE.replace("250/s", "250 ms")]:
             with self.assertRaises(PLOT.Unreadable):
                 PLOT.table_of(page)
+
+    def test_a_line_goes_through_the_values_of_its_column(self):
+        svg = ElementTree.fromstring(PLOT.overwrites_of(OVERWRITES))
+        lines = [line.get("points").split() for line in svg.iter("{http://www.w3.org/2000/svg}polyline")]
+        files, mib = [[tuple(map(float, point.split(","))) for point in line] for line in lines]
+        # Up is less, and equal values of two columns lie at the same height.
+        self.assertLess(files[1][1], files[0][1])
+        self.assertEqual((files[0][1], files[1][1]), (mib[1][1], mib[0][1]))
+        self.assertGreater(files[1][0], files[0][0])
+
+    def test_overwrites_without_rows_or_values_are_refused(self):
+        for page in [TABLE, OVERWRITES + OVERWRITES, OVERWRITES.replace("400", "0").replace("800", "0")]:
+            with self.assertRaises(PLOT.Unreadable):
+                PLOT.overwrites_of(page)
 
     def test_the_picture_is_that_of_the_table(self):
         done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)

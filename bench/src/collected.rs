@@ -42,7 +42,7 @@ pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
         "{} PUTs of 4 KiB to {} keys through {} master(s), retention 0, blocks in a directory",
         plan.overwrites, plan.keys, plan.masters
     );
-    println!("| PUTs | seconds | files | bytes on disk | resident bytes of all masters |");
+    println!("| PUTs so far | seconds | files | MiB on disk | MiB resident, all masters |");
     println!("|---|---|---|---|---|");
     let begun = Instant::now();
     let tell = |puts: u64| {
@@ -53,7 +53,8 @@ pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
             .filter_map(|gateway| Some(usage(gateway.pid()?).ok()?.resident))
             .sum();
         let seconds = begun.elapsed().as_secs();
-        println!("| {puts} | {seconds} | {files} | {bytes} | {resident} |");
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        println!("| {puts} | {seconds} | {files} | {} | {} |", mib(bytes), mib(resident));
         io::Result::Ok(())
     };
     let passes = plan.overwrites.div_ceil(plan.keys).max(1);
