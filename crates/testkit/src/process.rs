@@ -163,6 +163,15 @@ impl Gateway {
         Ok(child.try_wait()?.is_none())
     }
 
+    /// Returns the last line of its log.
+    ///
+    /// # Errors
+    /// An error when the log cannot be read.
+    pub fn last_words(&self) -> io::Result<String> {
+        let log = fs::read_to_string(self.data_dir.with_extension("log"))?;
+        Ok(log.lines().next_back().unwrap_or_default().to_owned())
+    }
+
     /// Kills it.
     ///
     /// # Errors

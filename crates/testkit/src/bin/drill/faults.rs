@@ -7,7 +7,16 @@ use std::{
 };
 
 use fula_testkit::{cluster::Cluster, rng::Rng};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+
+/// What a gateway says whose data directory another process has.
+const IN_USE: &str = "is in use by another fula process";
+
+/// Longest time until a gateway is started again.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Longest time after the last fault until all gateways serve.
+const REPAIR: Duration = Duration::from_mins(1);
 
 /// The number of times that each fault was injected.
 #[derive(Debug, Default)]
@@ -47,6 +56,7 @@ pub(crate) async fn inflict(
         link.drop_answers(20);
     }
     while Instant::now() < deadline {
+        start_again(cluster, &mut done)?;
         sleep(Duration::from_millis(200 + rng.below(1_200))).await;
         let n = usize::try_from(rng.below(cluster.gateways.len() as u64)).unwrap_or(0);
         match rng.below(10) {
@@ -94,8 +104,33 @@ pub(crate) async fn inflict(
             done.count("answers to clients swallowed");
         }
     }
-    for gateway in &cluster.gateways {
-        gateway.serving().await?;
+    for n in 0..cluster.gateways.len() {
+        while timeout(LOOK, cluster.gateways[n].serving()).await.is_err() {
+            if Instant::now() > deadline + REPAIR {
+                return Err(io::Error::other(cluster.gateways[n].last_words()?));
+            }
+            start_again(cluster, &mut done)?;
+        }
     }
     Ok(done)
+}
+
+/// Starts gateways again whose data directory was in use when they were started: a command that finds no gateway
+/// works on the directory itself for a moment. A service manager does the same.
+///
+/// # Errors
+/// An error when a gateway has ended for another reason.
+fn start_again(cluster: &mut Cluster, done: &mut Done) -> io::Result<()> {
+    for gateway in &mut cluster.gateways {
+        if gateway.pid().is_none() || gateway.is_running()? {
+            continue;
+        }
+        let said = gateway.last_words()?;
+        if !said.contains(IN_USE) {
+            return Err(io::Error::other(format!("a gateway ended by itself: {said}")));
+        }
+        done.count("gateways started again after a command");
+        gateway.launch()?;
+    }
+    Ok(())
 }
