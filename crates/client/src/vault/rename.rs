@@ -38,6 +38,8 @@ impl Vault {
 
     /// Renames files in one step, each from the first path to the second one. No file may have a new path yet.
     ///
+    /// On servers other than Fula, they are renamed one after another. An error then leaves those before it renamed.
+    ///
     /// # Errors
     /// As for [`Vault::rename`], and [`Error::Invalid`] for more than [`RENAMES_MAX`] files. Then nothing was
     /// renamed.
@@ -152,6 +154,22 @@ impl Vault {
                 | Error::Unsupported(_)
                 | Error::Invalid(_),
             ) => self.rename_one_by_one(files).await,
+            Err(Error::Exists { .. } | Error::Changed { .. })
+                if !self.has_commits(&files[0]).await? =>
+            {
+                self.rename_one_by_one(files).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns whether the server offers commits. S3 answers each POST that is no form with 412, which is also how a
+    /// condition fails. A commit of independent changes never has this answer.
+    async fn has_commits(&self, file: &Renamed) -> Result<bool> {
+        let batch = self.0.place.bucket.batch().check(&file.from, Some(&file.etag));
+        match self.each(batch).await {
+            Ok(_) => Ok(true),
+            Err(Error::Unsupported(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fula_client::{
     Error, Source,
-    vault::{Condition, SmallFile, VaultChange},
+    vault::{Condition, SmallFile, Vault, VaultChange},
 };
 use http::{Method, request::Parts};
 
@@ -81,9 +81,16 @@ async fn many_files_are_deleted_with_one_request_and_each_counts_for_itself() {
     assert!(one.delete_many(&[]).await.unwrap().is_empty());
 }
 
-/// Deletes 40 files, of which another device has changed two, on a server that answers requests with these queries
-/// with a status. Returns the requests that it got.
-async fn delete_on_another_server(refused: &'static [(&'static str, u16)]) -> Vec<Seen> {
+/// Answers of servers other than Fula to a commit. Amazon answers a POST that is no form with 412.
+const REFUSALS: [&[(&str, u16)]; 4] = [
+    &[("fula-commit", 400)],
+    &[("fula-commit", 405)],
+    &[("fula-commit", 412)],
+    &[("fula-commit", 501)],
+];
+
+/// Makes a vault on a server that answers requests with these queries with a status.
+async fn on_another_server(refused: &'static [(&'static str, u16)]) -> (Home, Vault) {
     let site = Site::start_with(move |parts, _| match refused.iter().find(is_of(parts)) {
         Some((_, status)) => {
             let text = "<Error><Code>Refused</Code><Message>it is no Fula</Message></Error>";
@@ -91,7 +98,12 @@ async fn delete_on_another_server(refused: &'static [(&'static str, u16)]) -> Ve
         }
         None => Reply::Pass,
     });
-    let (home, one) = Home::at(site.await).await;
+    Home::at(site.await).await
+}
+
+/// Deletes 40 files, of which another device has changed two, on such a server. Returns the requests that it got.
+async fn delete_on_another_server(refused: &'static [(&'static str, u16)]) -> Vec<Seen> {
+    let (home, one) = on_another_server(refused).await;
     let two = home.open(2).await.unwrap();
     for n in 0..40 {
         put(&one, &format!("dir/{n}"), "content").await;
@@ -125,20 +137,48 @@ fn is_of(parts: &Parts) -> impl FnMut(&&(&'static str, u16)) -> bool {
 
 #[tokio::test]
 async fn other_servers_delete_many_files_with_one_request_of_s3() {
-    // Amazon answers a POST that is no form with 412.
-    let refusals: [&[_]; 4] = [
-        &[("fula-commit", 400)],
-        &[("fula-commit", 405)],
-        &[("fula-commit", 412)],
-        &[("fula-commit", 501)],
-    ];
-    for refused in refusals {
+    for refused in REFUSALS {
         let seen = delete_on_another_server(refused).await;
         assert!(seen.len() == 2 && seen[1].target.contains("?delete"), "{refused:?}: {seen:?}");
     }
     let seen = delete_on_another_server(&[("fula-commit", 501), ("delete", 501)]).await;
     let alone = seen.iter().filter(|seen| seen.method == Method::DELETE).count();
     assert_eq!((alone, seen.len()), (40, 42), "{seen:?}");
+}
+
+#[tokio::test]
+async fn other_servers_rename_files_one_by_one() {
+    for refused in REFUSALS {
+        let (home, one) = on_another_server(refused).await;
+        for n in 0..3 {
+            put(&one, &format!("dir/{n}"), "content").await;
+        }
+        home.site.calm();
+        assert_eq!(one.rename_all(b"dir/", b"new/").await.unwrap(), 3, "{refused:?}");
+        let count = |method| home.site.seen().iter().filter(|seen| seen.method == method).count();
+        assert_eq!((count(Method::PUT), count(Method::DELETE)), (3, 3), "{refused:?}");
+        let left = one.list(b"").await.unwrap().entries;
+        let left: Vec<_> = left.into_iter().map(|entry| entry.path).collect();
+        assert_eq!(left, [path("new/0"), path("new/1"), path("new/2")]);
+        // There, too, none is replaced.
+        let taken = one.rename(&path("new/0"), &path("new/1")).await;
+        assert!(matches!(taken, Err(Error::Exists { .. })), "{refused:?}: {taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rename_that_a_fula_gateway_refuses_moves_no_file() {
+    let (home, one) = Home::new().await;
+    for n in 0..3 {
+        put(&one, &format!("dir/{n}"), "content").await;
+    }
+    put(&one, "new/2", "there").await;
+    home.site.calm();
+    let taken = one.rename_all(b"dir/", b"new/").await;
+    assert!(matches!(taken, Err(Error::Exists { .. } | Error::Changed { .. })), "{taken:?}");
+    let seen = home.site.seen();
+    assert!(seen.iter().all(|seen| seen.method != Method::PUT && seen.method != Method::DELETE));
+    assert_eq!(one.list(b"").await.unwrap().entries.len(), 4);
 }
 
 #[tokio::test]
