@@ -24,7 +24,7 @@ use crate::report::median;
 /// A line of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Row {
-    /// A large file, up and down
+    /// A large file, up, down, and to standard output
     Large,
     /// Files of 4 KiB up
     Small,
@@ -139,17 +139,20 @@ async fn large(plan: &Plan, dir: &Path) -> io::Result<Vec<Line>> {
     files::large(&file, plan.mib, 0)?;
     let mut up = Line::new(format!("{} MiB up", plan.mib));
     let mut down = Line::new(format!("{} MiB down", plan.mib));
+    let mut read = Line::new(format!("{} MiB down, to /dev/null", plan.mib));
     for round in 0..plan.rounds {
         plan.round(round, async |turn| {
             up.runs[turn.tool as usize].push(turn.run(Job::Up(&file)).await?.0);
             down.runs[turn.tool as usize].push(turn.run(Job::Down(&back)).await?.0);
             files::compare(&file, &back)?;
-            std::fs::remove_file(&back)
+            std::fs::remove_file(&back)?;
+            read.runs[turn.tool as usize].push(turn.run(Job::Read).await?.0);
+            Ok(())
         })
         .await?;
     }
     std::fs::remove_file(&file)?;
-    Ok(vec![up, down])
+    Ok(vec![up, down, read])
 }
 
 /// Measures a folder on its way up.

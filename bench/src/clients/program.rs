@@ -28,9 +28,19 @@ fn peak(pid: u32) -> Option<u64> {
 ///
 /// # Errors
 /// An error with the last lines that it printed if it fails.
-pub(super) async fn run(mut command: Command) -> io::Result<(Ran, String)> {
-    let (out, errors) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
-    command.stdin(Stdio::null()).stdout(out.reopen()?).stderr(errors.reopen()?);
+pub(super) async fn run(command: Command) -> io::Result<(Ran, String)> {
+    let out = tempfile::NamedTempFile::new()?;
+    let ran = run_into(command, out.reopen()?.into()).await?;
+    Ok((ran, fs::read_to_string(out.path())?))
+}
+
+/// Runs a program to its end, and returns what it took. What it prints goes to `out`.
+///
+/// # Errors
+/// As for [`run`].
+pub(super) async fn run_into(mut command: Command, out: Stdio) -> io::Result<Ran> {
+    let errors = tempfile::NamedTempFile::new()?;
+    command.stdin(Stdio::null()).stdout(out).stderr(errors.reopen()?);
     let began = Instant::now();
     let mut child = command.spawn()?;
     let mut highest = 0;
@@ -43,7 +53,7 @@ pub(super) async fn run(mut command: Command) -> io::Result<(Ran, String)> {
     };
     let ran = Ran { seconds: began.elapsed().as_secs_f64(), peak: highest };
     if status.success() {
-        return Ok((ran, fs::read_to_string(out.path())?));
+        return Ok(ran);
     }
     let said = fs::read_to_string(errors.path())?;
     let last: Vec<&str> = said.lines().rev().take(5).collect();

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use fula_testkit::{cluster::fula_binary, s3::Credentials};
@@ -37,6 +37,8 @@ pub(super) enum Job<'a> {
     Up(&'a Path),
     /// Fetches that file.
     Down(&'a Path),
+    /// Prints that file. Nobody looks at it.
+    Read,
     /// Sends a folder.
     Copy(&'a Path),
     /// Sends what changed in a folder.
@@ -151,6 +153,7 @@ impl Turn {
         let (mut command, paths): (_, [Option<&Path>; 2]) = match (self.tool, job) {
             (Tool::Fula, Job::Up(file)) => (fula(&["cp"])?, [Some(file), Some(file_there)]),
             (Tool::Fula, Job::Down(file)) => (fula(&["cp"])?, [Some(file_there), Some(file)]),
+            (Tool::Fula, Job::Read) => (self.fula(&["cat"], "device")?, [Some(file_there), None]),
             (Tool::Fula, Job::Copy(dir)) => (fula(&["cp", "-r"])?, [Some(dir), Some(tree_there)]),
             (Tool::Fula, Job::Sync(dir)) => (fula(&["sync"])?, [Some(dir), Some(tree_there)]),
             (Tool::Fula, Job::Names) => {
@@ -162,6 +165,7 @@ impl Turn {
             (Tool::Rclone, Job::Down(file)) => {
                 (self.rclone(&["copyto"])?, [Some(file_there), Some(file)])
             }
+            (Tool::Rclone, Job::Read) => (self.rclone(&["cat"])?, [Some(file_there), None]),
             (Tool::Rclone, Job::Copy(dir)) => {
                 (self.rclone(&["copy"])?, [Some(dir), Some(tree_there)])
             }
@@ -186,6 +190,10 @@ impl Turn {
             let cold = self.dir.path().join("cold");
             drop(std::fs::remove_dir_all(&cold));
             files::copy(&self.dir.path().join("fresh"), &cold)?;
+        }
+        if matches!(job, Job::Read) {
+            let ran = program::run_into(self.command(job)?, Stdio::null()).await?;
+            return Ok((ran, String::new()));
         }
         program::run(self.command(job)?).await
     }

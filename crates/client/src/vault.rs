@@ -60,6 +60,7 @@ mod rename;
 mod reseal;
 mod resume;
 mod share;
+mod sink;
 mod small;
 mod state;
 mod write;

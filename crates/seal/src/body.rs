@@ -8,6 +8,7 @@
 //! Sizes of segments follow from the size of the file ([`segment_bytes`]), and offsets from the list. So a
 //! range of a file is one range of its object.
 
+mod checking;
 mod ending;
 mod footer;
 mod layout;
@@ -17,6 +18,7 @@ mod reading;
 mod sealing;
 
 pub use self::{
+    checking::SegmentCheck,
     ending::{Ending, EndingSigner, Trailer},
     footer::{FOOTER_BYTES, Footer},
     layout::{Layout, SEGMENT_RECORD_BYTES, Segment, segment_bytes},

@@ -1,6 +1,6 @@
-//! Hashes of content for notes about transfers that may be interrupted.
+//! Hashes of content for notes about uploads that may be interrupted.
 //!
-//! A client notes what it has transferred on its disk. The hashes are keyed with the key of the upload, so that a thief
+//! A client notes what it has sent on its disk. The hashes are keyed with the key of the upload, so that a thief
 //! of the disk cannot compare them with content at hand.
 
 use crate::{

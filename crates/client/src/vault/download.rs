@@ -1,21 +1,20 @@
 //! Downloads of files of a vault, which appear as a whole or not at all.
 
 use std::{
-    fs,
-    io::{self, Write},
-    mem,
+    fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
-use fula_seal::{VaultPath, body::Layout};
-use tokio::sync::mpsc;
+use fula_seal::{
+    VaultPath,
+    body::{Layout, Proof},
+};
 
 use super::{
     Found, Vault, VaultGet, VaultGetOptions,
-    partial::{NOTED_MIN, Partial},
+    partial::{Expected, Partial, RESUMED_MIN},
 };
 use crate::{
     download::{WriteBehind, at, put_in_place},
@@ -23,9 +22,6 @@ use crate::{
     retry,
     send::Meter,
 };
-
-/// Pieces that have arrived and wait to be opened. A connection hands out up to 400 KiB at a time.
-const WAITING: usize = 4;
 
 /// A file that was written from a vault.
 #[derive(Debug)]
@@ -63,16 +59,20 @@ impl Vault {
         meter: Option<Meter>,
     ) -> Result<VaultDownload> {
         let found = self.look_up(path).await?.ok_or_else(|| self.missing())?;
-        if found.name.size < NOTED_MIN {
+        if found.name.size < RESUMED_MIN {
             return self.get(path, VaultGetOptions { range: None, meter }).await?.save(to).await;
         }
         let (trailer, proof) = self.ending(&found).await?;
         let layout = trailer.layout;
         self.settle().await?;
-        let Some(partial) = self.partial(&found, &layout, to).await? else {
+        let partial = match &proof {
+            Some(proof) => self.partial(&found, (&layout, proof), to).await?,
+            None => None,
+        };
+        let Some(partial) = partial else {
             return self.read_found(&found, (&layout, proof), None, meter).await?.save(to).await;
         };
-        let (kept, part, note) = (partial.kept, partial.path.clone(), partial.note.clone());
+        let (kept, part) = (partial.kept, partial.path.clone());
         if let Some(meter) = &meter {
             meter.add(kept);
         }
@@ -81,52 +81,51 @@ impl Vault {
             Ok(get) => Box::pin(get.save_rest(partial, to)).await,
             Err(error) => Err(error),
         };
-        match &done {
-            // The part is in its place, and the note is out of date.
-            Ok(_) => drop(fs::remove_file(note)),
-            Err(Error::Unavailable { .. }) => {}
-            Err(_) => drop((fs::remove_file(part), fs::remove_file(note))),
+        if !matches!(&done, Ok(_) | Err(Error::Unavailable { .. })) {
+            drop(fs::remove_file(part));
         }
         done
     }
 
     /// Opens the part of a file from a download that was interrupted.
-    async fn partial(&self, found: &Found, layout: &Layout, to: &Path) -> Result<Option<Partial>> {
-        let current = self.current();
-        let keys = current.keyring.keys();
-        let (sealed, footer) = (keys.sealed_key(&found.name.path), found.anchor.footer());
-        let key = keys.journal(footer.epoch, footer.file)?;
-        let note = self.0.state.lock().download_note(sealed);
-        let (layout, to) = (layout.clone(), to.to_owned());
-        let opening = tokio::task::spawn_blocking(move || {
-            Partial::open((to.as_path(), note), (sealed, footer.file), key, &layout)
-        });
+    async fn partial(
+        &self,
+        found: &Found,
+        (layout, proof): (&Layout, &Proof),
+        to: &Path,
+    ) -> Result<Option<Partial>> {
+        let keys = self.current().keyring.keys().clone();
+        let (key, footer) = (keys.sealed_key(&found.name.path), found.anchor.footer());
+        let (layout, proof, to) = (layout.clone(), proof.clone(), to.to_owned());
+        let expected = Expected { keys, footer, layout, proof };
+        let opening = tokio::task::spawn_blocking(move || Partial::open(&to, key, &expected));
         opening.await.map_err(|error| Error::io("a download")(io::Error::other(error)))?
     }
 }
 
 impl VaultGet {
-    /// Writes what is read into a local file, as [`Vault::download`] does.
+    /// Writes what is left into a local file, as [`Vault::download`] does.
     ///
     /// # Errors
     /// [`Error::Io`] for the local file, and as for [`VaultGet::chunk`].
-    pub async fn save(self, to: &Path) -> Result<VaultDownload> {
+    pub async fn save(mut self, to: &Path) -> Result<VaultDownload> {
         let part = Part(to.with_file_name(format!(".fula-{:016x}.part", retry::random())));
+        let shown = to.display().to_string();
         let mut how = fs::OpenOptions::new();
         let file = how.write(true).create_new(true).custom_flags(no_follow()).open(&part.0);
-        let file = file.map_err(Error::io(to.display().to_string()))?;
-        let other = file.try_clone().map_err(Error::io(to.display().to_string()))?;
-        let write = |file: &mut fs::File, plain: &[u8]| file.write_all(plain);
-        let (this, file) = self.fill((file, other, write), to).await?;
-        this.finish(file, &part.0, to).await
+        let file = file.map_err(Error::io(&shown))?;
+        let behind = WriteBehind::new(file.try_clone().map_err(Error::io(&shown))?);
+        let file = self.drain(file, &shown, Some(behind)).await?;
+        self.finish(file, &part.0, to).await
     }
 
     /// Appends the rest of the content to a part, and puts the file in its place.
-    async fn save_rest(self, partial: Partial, to: &Path) -> Result<VaultDownload> {
-        let other = partial.other().map_err(Error::io(to.display().to_string()))?;
-        let (this, partial) = self.fill((partial, other, Partial::write), to).await?;
-        let (file, part) = partial.into_parts();
-        this.finish(file, &part, to).await
+    async fn save_rest(mut self, partial: Partial, to: &Path) -> Result<VaultDownload> {
+        let shown = to.display().to_string();
+        let Partial { path: part, file, .. } = partial;
+        let behind = WriteBehind::new(file.try_clone().map_err(Error::io(&shown))?);
+        let file = self.drain(file, &shown, Some(behind)).await?;
+        self.finish(file, &part, to).await
     }
 
     async fn finish(self, file: fs::File, part: &Path, to: &Path) -> Result<VaultDownload> {
@@ -135,55 +134,6 @@ impl VaultGet {
         let time = modified.and_then(|time| UNIX_EPOCH.checked_add(Duration::from_nanos(time)));
         let untimed = put_in_place(&file, part, to, at(time)).await?;
         Ok(VaultDownload { size, etag, untimed })
-    }
-
-    /// Writes what is ready, and then what arrives. The network goes on while a piece is opened and written. `file` is
-    /// another handle of the file that is written.
-    async fn fill<T: Send + 'static>(
-        mut self,
-        (mut sink, file, write_to): (
-            T,
-            fs::File,
-            impl Fn(&mut T, &[u8]) -> io::Result<()> + Send + 'static,
-        ),
-        to: &Path,
-    ) -> Result<(Self, T)> {
-        let shown = to.display().to_string();
-        let (ready, body) = (mem::take(&mut self.ready), self.body.take());
-        let mut behind = WriteBehind::new(file);
-        let (send, mut arrived) = mpsc::channel::<Bytes>(WAITING);
-        let ((mut body, reader), path) = (body.unzip(), shown.clone());
-        let writing = tokio::task::spawn_blocking(move || {
-            let failed = |error| Error::io(&path)(error);
-            let mut write = |plain: &[u8]| write_to(&mut sink, plain).map_err(failed);
-            write(&ready)?;
-            if let Some(mut reader) = reader {
-                let mut plain = Vec::new();
-                while let Some(sealed) = arrived.blocking_recv() {
-                    reader.push(&sealed, &mut plain)?;
-                    write(&plain)?;
-                    plain.clear();
-                }
-                reader.finish()?;
-            }
-            Ok(sink)
-        });
-        let receiving = async {
-            let Some(body) = &mut body else { return Ok(()) };
-            while let Some(sealed) = body.chunk().await? {
-                let bytes = sealed.len();
-                if send.send(sealed).await.is_err() {
-                    // The task that writes has failed, and says why.
-                    break;
-                }
-                behind.wrote(bytes).await.map_err(Error::io(&shown))?;
-            }
-            behind.finish().await.map_err(Error::io(&shown))
-        };
-        let received = receiving.await;
-        drop(send);
-        let written = writing.await.map_err(|error| Error::io(&shown)(io::Error::other(error)))?;
-        received.and(written).map(|sink| (self, sink))
     }
 }
 

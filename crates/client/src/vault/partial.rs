@@ -1,170 +1,98 @@
 //! Downloads of large files that go on after an interruption.
 //!
-//! What arrived lies in a file `.fula-….part` beside the target, and a note in the state of the vault has a keyed hash of
-//! each segment of it that was verified. A later download keeps the segments that still have their hash.
+//! What arrived lies in a file `.fula-….part` beside the target. A later download compares it with the hashes that a
+//! writer signed, and keeps the segments that have them.
 
 use std::{
     fs, io,
-    io::{Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{Read, Seek},
     path::{Path, PathBuf},
 };
 
-use fula_seal::{FileId, JournalHasher, JournalKey, SealedKey, body::Layout};
+use fula_seal::{
+    SealedKey, VaultKeys,
+    body::{Footer, Layout, Proof, SegmentCheck},
+};
 
 use crate::{
     download::lock,
     error::{Error, Result},
 };
 
-/// Shortest file in bytes whose download is noted. Below it, reading it anew costs less.
-pub(super) const NOTED_MIN: u64 = 64 << 20;
+/// Shortest file in bytes whose download is resumed. Below it, reading it anew costs less.
+pub(super) const RESUMED_MIN: u64 = 64 << 20;
 /// Bytes that are read at a time of a part that is there.
 const READ: usize = 1 << 20;
-/// Longest note in bytes: 10 000 hashes in hex.
-const NOTE_MAX: u64 = 1 << 20;
+
+/// What tells whether a part has the content of a file.
+pub(super) struct Expected {
+    pub(super) keys: VaultKeys,
+    pub(super) footer: Footer,
+    pub(super) layout: Layout,
+    pub(super) proof: Proof,
+}
 
 /// A file that is being downloaded.
 pub(super) struct Partial {
     pub(super) path: PathBuf,
-    file: fs::File,
-    pub(super) note: PathBuf,
-    notes: fs::File,
-    key: JournalKey,
-    /// Bytes of the content that each segment has.
-    lengths: Vec<u64>,
-    /// The segment that is written, its hash so far, and the bytes that it lacks.
-    at: usize,
-    hasher: JournalHasher,
-    left: u64,
+    /// It is written to at its end.
+    pub(super) file: fs::File,
     /// Bytes that were there.
     pub(super) kept: u64,
 }
 
 impl Partial {
-    /// Opens the part of a file, and keeps of it what is as it was verified; `None` if another process has it. `note` is
-    /// the note about downloads of the file.
+    /// Opens the part of the file with this key, and cuts it off after the last segment that is as a writer sealed it.
+    /// Returns `None` if another process has the part.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub(super) fn open(
-        (to, note): (&Path, PathBuf),
-        (sealed, file): (SealedKey, FileId),
-        key: JournalKey,
-        layout: &Layout,
-    ) -> Result<Option<Self>> {
-        let path = to.with_file_name(format!(".fula-{}.part", sealed.as_str()));
-        let opened = || -> io::Result<_> {
-            // Others cannot read the note. The lock opens it as it is.
-            drop(fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&note)?);
-            match (lock(&path), lock(&note)) {
-                (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Ok(None)
-                }
-                (part, note) => Ok(Some((part?, note?))),
-            }
-        };
+    /// [`Error::Io`], [`Error::Sealed`].
+    pub(super) fn open(to: &Path, key: SealedKey, expected: &Expected) -> Result<Option<Self>> {
+        let path = to.with_file_name(format!(".fula-{}.part", key.as_str()));
         let failed = |error| Error::io(to.display().to_string())(error);
-        let Some((part, notes)) = opened().map_err(failed)? else { return Ok(None) };
-        let (lengths, hasher) = (layout.content_bytes(), key.hasher(0));
-        let left = lengths.first().copied().unwrap_or_default();
-        let mut partial =
-            Self { path, file: part, note, notes, key, lengths, at: 0, hasher, left, kept: 0 };
-        partial.keep(&hex::encode(file.0)).map_err(failed)?;
-        Ok(Some(partial))
-    }
-
-    /// Compares the part with the note, and cuts both off after the last segment that is as it was. The first line
-    /// of a note is the id of the upload that it is about.
-    fn keep(&mut self, file: &str) -> io::Result<()> {
-        let mut text = String::new();
-        if self.notes.metadata()?.len() <= NOTE_MAX {
-            self.notes.read_to_string(&mut text)?;
-        }
-        let mut lines = text.lines();
-        if lines.next() == Some(file) {
-            for line in lines {
-                let Some(length) = self.lengths.get(self.at).copied() else { break };
-                if self.hash(length)?.as_deref() != Some(line) {
-                    break;
-                }
-                self.kept += length;
-                self.next();
-            }
-        }
-        self.file.set_len(self.kept)?;
-        self.file.seek(io::SeekFrom::Start(self.kept))?;
-        let noted: Vec<_> = text.lines().take(self.at + 1).collect();
-        let noted = if self.at == 0 { format!("{file}\n") } else { noted.join("\n") + "\n" };
-        self.notes.set_len(0)?;
-        self.notes.rewind()?;
-        self.notes.write_all(noted.as_bytes())
-    }
-
-    /// Returns the hash of the next bytes of the part; `None` if there are fewer.
-    fn hash(&mut self, length: u64) -> io::Result<Option<String>> {
-        let (mut hasher, mut left) = (self.key.hasher(self.at as u64), length);
-        let mut buffer = vec![0; READ];
-        while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(READ).min(READ);
-            let read = self.file.read(&mut buffer[..wanted])?;
-            if read == 0 {
-                return Ok(None);
-            }
-            hasher.update(&buffer[..read]);
-            left -= read as u64;
-        }
-        Ok(Some(hex::encode(hasher.finish())))
-    }
-
-    /// Goes on with the next segment.
-    fn next(&mut self) {
-        self.at += 1;
-        self.left = self.lengths.get(self.at).copied().unwrap_or_default();
-        self.hasher = self.key.hasher(self.at as u64);
-    }
-
-    /// Writes verified bytes, and notes each segment that is complete.
-    pub(super) fn write(&mut self, mut plain: &[u8]) -> io::Result<()> {
-        self.file.write_all(plain)?;
-        while !plain.is_empty() {
-            let taken = usize::try_from(self.left).unwrap_or(usize::MAX).min(plain.len());
-            let (piece, rest) = plain.split_at(taken);
-            self.hasher.update(piece);
-            self.left -= taken as u64;
-            plain = rest;
-            if self.left > 0 {
-                continue;
-            }
-            let hasher = std::mem::replace(&mut self.hasher, self.key.hasher(0));
-            // Without the note, the segment is read again, and nothing else.
-            drop(self.notes.write_all(format!("{}\n", hex::encode(hasher.finish())).as_bytes()));
-            self.next();
-            if self.at >= self.lengths.len() {
+        let mut file = match lock(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut kept = 0;
+        for (index, length) in expected.layout.content_bytes().into_iter().enumerate() {
+            let of = (&expected.footer, &expected.layout);
+            let check = SegmentCheck::new(&expected.keys, of, &expected.proof, index)?;
+            let Some(check) = check else { break };
+            if !is_same(&mut file, length, check).map_err(failed)? {
                 break;
             }
+            kept += length;
         }
-        Ok(())
+        file.set_len(kept).map_err(failed)?;
+        file.seek(io::SeekFrom::Start(kept)).map_err(failed)?;
+        Ok(Some(Self { path, file, kept }))
     }
+}
 
-    /// Returns another handle of the file.
-    pub(super) fn other(&self) -> io::Result<fs::File> {
-        self.file.try_clone()
+/// Reads the next bytes of a part, and returns whether they are the content of a segment.
+fn is_same(file: &mut fs::File, length: u64, mut check: SegmentCheck) -> io::Result<bool> {
+    let (mut left, mut buffer) = (length, vec![0; READ]);
+    while left > 0 {
+        let wanted = usize::try_from(left).unwrap_or(READ).min(READ);
+        let read = file.read(&mut buffer[..wanted])?;
+        if read == 0 {
+            return Ok(false);
+        }
+        check.push(&buffer[..read]);
+        left -= read as u64;
     }
-
-    /// Returns the file, and where it lies.
-    pub(super) fn into_parts(self) -> (fs::File, PathBuf) {
-        (self.file, self.path)
-    }
+    Ok(check.finish())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use fula_seal::{
-        Entropy, SealError, VaultId, VaultKeys,
-        body::{FileSealer, Layout},
+        Entropy, SealError, VaultId, VaultPath,
+        body::{FileSealer, Metadata, Trailer},
+        key::Secret,
+        signature::SigningKey,
     };
 
     use super::*;
@@ -179,49 +107,74 @@ mod tests {
         }
     }
 
+    /// Seals a file, and returns what its part is compared with.
+    fn sealed(keys: &VaultKeys, content: &[u8], entropy: &mut Counter) -> Expected {
+        let sealer = FileSealer::new(keys, entropy).unwrap();
+        let mut padded = content.to_vec();
+        padded.resize(4000, 0);
+        let (mut segments, mut bytes) = (Vec::new(), Vec::new());
+        for (ordinal, plain) in (0..).zip(padded.chunks(1000)) {
+            let (segment, piece) = sealer.seal_segment(ordinal, plain, entropy).unwrap();
+            segments.push(segment);
+            bytes.extend(piece);
+        }
+        let layout = Layout::new(content.len() as u64, segments).unwrap();
+        let metadata = Metadata::of(VaultPath::new(b"file").unwrap());
+        let mut ending = sealer.plan_end(&layout, &metadata, entropy).unwrap();
+        let footer = ending.anchor.footer();
+        ending.update(&bytes);
+        let device = SigningKey::from_seed(&Secret::new([7; 32]));
+        bytes.extend(ending.sign(&device).unwrap());
+        let range = footer.trailer_range(bytes.len() as u64).unwrap();
+        let at = |at: u64| usize::try_from(at).unwrap();
+        let (trailer, rest) = bytes[at(range.start)..].split_at(at(range.end - range.start));
+        let proof = &rest[..rest.len() - fula_seal::body::FOOTER_BYTES];
+        let writer = |_, _| Some(device.public());
+        let proof = Proof::open(keys.vault(), &footer, trailer, proof, writer).unwrap().unwrap();
+        let trailer = Trailer::open(keys, &footer, trailer, bytes.len() as u64, None).unwrap();
+        Expected { keys: keys.clone(), footer, layout: trailer.layout, proof }
+    }
+
     #[test]
-    fn segments_that_are_as_they_were_verified_are_kept() {
+    fn segments_that_are_as_a_writer_sealed_them_are_kept() {
+        use std::io::Write;
+
         let directory = tempfile::tempdir().unwrap();
-        let (to, note) = (directory.path().join("file"), directory.path().join("state"));
+        let to = directory.path().join("file");
         let entropy = &mut Counter(0);
         let keys = VaultKeys::generate(VaultId([1; 16]), entropy).unwrap();
-        let sealer = FileSealer::new(&keys, entropy).unwrap();
-        let segments = (0..4).map(|at| sealer.plan_segment(at, 1000, entropy).unwrap().0);
-        // The last segment is padding.
-        let layout = Layout::new(2500, segments.collect()).unwrap();
-        assert_eq!(layout.content_bytes(), [1000, 1000, 500]);
-        let sealed = SealedKey::parse(&"a".repeat(32)).unwrap();
-        let open = |file: u8| {
-            let id = FileId([file; 32]);
-            let key = keys.journal(0, id).unwrap();
-            Partial::open((to.as_path(), note.clone()), (sealed, id), key, &layout).unwrap()
-        };
         let content: Vec<u8> = (0..2500_u32).map(|at| at.to_be_bytes()[3]).collect();
-        let mut partial = open(1).unwrap();
-        assert!(open(1).is_none(), "another one has it");
+        // The last segment is padding.
+        let expected = sealed(&keys, &content, entropy);
+        assert_eq!(expected.layout.content_bytes(), [1000, 1000, 500]);
+        let key = SealedKey::parse(&"a".repeat(32)).unwrap();
+        let open = |expected: &Expected| Partial::open(&to, key, expected).unwrap();
+        let mut partial = open(&expected).unwrap();
+        assert!(open(&expected).is_none(), "another one has it");
         assert_eq!(partial.kept, 0);
-        for piece in content[..2300].chunks(700) {
-            partial.write(piece).unwrap();
-        }
+        partial.file.write_all(&content[..2300]).unwrap();
         let path = partial.path.clone();
         drop(partial);
-        assert_eq!(fs::metadata(&note).unwrap().permissions().mode() & 0o777, 0o600);
 
-        let mut partial = open(1).unwrap();
+        let mut partial = open(&expected).unwrap();
         assert_eq!(partial.kept, 2000, "the third segment was not complete");
-        partial.write(&content[2000..]).unwrap();
+        partial.file.write_all(&content[2000..]).unwrap();
         drop(partial);
-        assert_eq!(open(1).unwrap().kept, 2500);
+        assert_eq!(open(&expected).unwrap().kept, 2500);
         assert_eq!(fs::read(&path).unwrap(), content);
 
         // A byte that is not as it was written, as after a crash of the machine.
         let mut torn = content.clone();
         torn[1500] ^= 1;
         fs::write(&path, &torn).unwrap();
-        assert_eq!(open(1).unwrap().kept, 1000);
+        assert_eq!(open(&expected).unwrap().kept, 1000);
         assert_eq!(fs::read(&path).unwrap(), content[..1000]);
-        // Another upload has this path now.
-        assert_eq!(open(2).unwrap().kept, 0);
+        // Another upload of the same content has this path now.
+        let other = sealed(&keys, &content, entropy);
+        fs::write(&path, &content).unwrap();
+        assert_eq!(open(&other).unwrap().kept, 2500, "it is what a writer sealed");
+        let other = sealed(&keys, &[1; 2500], entropy);
+        assert_eq!(open(&other).unwrap().kept, 0);
         assert!(fs::read(&path).unwrap().is_empty());
     }
 }

@@ -94,11 +94,6 @@ impl State {
         self.directory.join(format!("upload-{}", key.as_str()))
     }
 
-    /// Returns the file for notes about a download.
-    pub(super) fn download_note(&self, key: SealedKey) -> PathBuf {
-        self.directory.join(format!("download-{}", key.as_str()))
-    }
-
     /// Returns the highest clock that was seen of a file.
     pub(super) fn clock(&self, key: SealedKey) -> u64 {
         self.get(&bytes_of(key))

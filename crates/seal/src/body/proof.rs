@@ -160,6 +160,11 @@ impl Proof {
         }
         Ok(Some(Self(hashes.as_chunks().0.to_vec())))
     }
+
+    /// Returns the hash of a segment; `None` for one without content.
+    pub(super) fn hash(&self, segment: usize) -> Option<[u8; HASH_BYTES]> {
+        self.0.get(segment).copied()
+    }
 }
 
 /// Content that is compared with its proof while it arrives.

@@ -15,10 +15,10 @@ use crate::{
 const CONTENT: SealError = SealError::Damaged { what: "the content" };
 const OTHER: SealError = SealError::Misplaced { what: "the content" };
 
-struct Body {
-    bytes: Vec<u8>,
-    layout: Layout,
-    anchor: Anchor,
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) layout: Layout,
+    pub(super) anchor: Anchor,
 }
 
 /// Seals content in segments of these lengths.
@@ -46,7 +46,7 @@ fn seal(keys: &VaultKeys, content: &[u8], lengths: &[usize], entropy: &mut Recor
     Body { bytes, layout, anchor: ending.anchor }
 }
 
-fn content(len: usize) -> Vec<u8> {
+pub(super) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 % 251).to_le_bytes()[0]).collect()
 }
 
@@ -349,7 +349,7 @@ fn proved(keys: &VaultKeys, entropy: &mut Recorded) -> (Body, Vec<u8>) {
     (Body { bytes: [sealed, end].concat(), layout, anchor }, forged)
 }
 
-fn device(seed: u8) -> SigningKey {
+pub(super) fn device(seed: u8) -> SigningKey {
     SigningKey::from_seed(&Secret::new([seed; 32]))
 }
 
@@ -358,7 +358,7 @@ fn writer(id: DeviceId, _epoch: u32) -> Option<PublicKey> {
 }
 
 /// Returns the proof of a body.
-fn proof_of(keys: &VaultKeys, body: &Body) -> Result<Option<Proof>, SealError> {
+pub(super) fn proof_of(keys: &VaultKeys, body: &Body) -> Result<Option<Proof>, SealError> {
     let footer = body.anchor.footer();
     let range = footer.trailer_range(body.bytes.len() as u64).unwrap();
     let at = |at: u64| usize::try_from(at).unwrap();

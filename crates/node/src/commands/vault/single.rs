@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::ErrorKind,
     os::fd::AsFd,
     path::Path,
     process::ExitCode,
@@ -14,7 +16,6 @@ use fula_client::{
     vault::{Condition, Shared, VaultGet, VaultGetOptions, VaultPutOptions},
 };
 use serde_json::{Value, json};
-use tokio::{fs::File, io::AsyncWriteExt};
 
 use super::place::{At, is_link};
 use crate::{
@@ -117,19 +118,16 @@ pub(super) fn named<T>(done: Result<T>, at: &At) -> Result<T> {
 }
 
 /// Writes a file to standard output. A reader that closes its end, as `head` does, is no failure.
-pub(super) async fn write_out(mut get: VaultGet) -> Result<()> {
-    let out = std::io::stdout().as_fd().try_clone_to_owned();
-    let mut out = File::from_std(out.map_err(Error::io("standard output"))?.into());
-    let is_closed = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
-    while let Some(chunk) = get.chunk().await? {
-        match out.write_all(&chunk).await {
-            Err(error) if is_closed(&error) => return Ok(()),
-            written => written.map_err(Error::io("standard output"))?,
+pub(super) async fn write_out(get: VaultGet) -> Result<()> {
+    let shown = "standard output";
+    let out = std::io::stdout().as_fd().try_clone_to_owned().map_err(Error::io(shown))?;
+    match Box::pin(get.write_to(File::from(out), shown)).await {
+        Err(Error::Io { what, source })
+            if what == shown && source.kind() == ErrorKind::BrokenPipe =>
+        {
+            Ok(())
         }
-    }
-    match out.flush().await {
-        Err(error) if is_closed(&error) => Ok(()),
-        flushed => flushed.map_err(Error::io("standard output")),
+        written => written.map(drop),
     }
 }
 
