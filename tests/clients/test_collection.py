@@ -167,3 +167,16 @@ def test_one_master_collects_its_shared_blocks(tmp_path):
 def test_masters_that_overwrite_each_other_collect_nothing(federation):
     master = federation.gateway("master", FULA_BUCKET_ROOT_CAS="off")
     assert collect(master)["collection"] is None
+
+
+def test_a_gateway_that_does_not_collect_says_so(tmp_path):
+    gateway = Gateway(tmp_path / "data")
+    gateway.shared = {"FULA_COLLECT": "off"}
+    with gateway.start(env=gateway.shared):
+        s3 = gateway.client()
+        s3.create_bucket(Bucket="bucket")
+        expected = overwrite([s3], "bucket", 3)
+        refused = admin(gateway, "gc", "--now", "--retention", "0s")
+        assert refused.returncode != 0 and "FULA_COLLECT is off" in refused.stderr, refused
+        check([s3], "bucket", expected)
+        assert "the store grows until it is on" in gateway.data_dir.with_suffix(".log").read_text()

@@ -211,6 +211,15 @@ pub struct Swept {
     pub next: Option<Position>,
 }
 
+/// Blocks that a collection has marked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marked {
+    /// Those that were not marked before.
+    pub fresh: Vec<Cid>,
+    /// Number of bytes that the store uses for these, as far as it knows without I/O.
+    pub bytes: u64,
+}
+
 /// Keeps immutable blocks.
 ///
 /// Shared as `Arc<dyn BlockStore>`. Implemented by [`crate::in_memory::MemoryBlocks`] and the local
@@ -280,16 +289,9 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// Blocks that the store lacks are returned too, so that the traversal fails on them instead of
     /// skipping their subtree. Raw blocks link to nothing and may be left out when they are missing.
-    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Marked {
         let _ = (cut, kept);
-        cids.to_vec()
-    }
-
-    /// Returns how many bytes the store uses for those of `cids` that it holds, as far as it knows
-    /// without I/O. The default implementation knows nothing and returns 0.
-    fn used_bytes(&self, cids: &[Cid]) -> u64 {
-        let _ = cids;
-        0
+        Marked { fresh: cids.to_vec(), bytes: 0 }
     }
 
     /// Deletes blocks that were not marked in the collection of `cut` and were last put before

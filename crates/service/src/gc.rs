@@ -25,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use fula_core::{
     BlockStore, Cid, Codec, StoreError,
-    block::{AGES, Epoch, Kept, KeptBytes, Position, require},
+    block::{AGES, Epoch, Kept, KeptBytes, Marked, Position, require},
     bucket::BucketRoot,
     root::TimeMs,
 };
@@ -410,9 +410,9 @@ impl<'a> Collector<'a> {
 
     /// Marks blocks. Returns those that were not marked before and may have links.
     fn mark(&mut self, cids: &[Cid]) -> Vec<Cid> {
-        let mut fresh = self.blocks.mark(cids, self.cut, self.kept_for.0);
+        let Marked { mut fresh, bytes } = self.blocks.mark(cids, self.cut, self.kept_for.0);
         self.done.marked += fresh.len() as u64;
-        self.account(self.blocks.used_bytes(&fresh));
+        self.account(bytes);
         fresh.retain(|cid| cid.codec() != Codec::Raw);
         fresh
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    block::{Block, BlockStore, Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
+    block::{Block, BlockStore, Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark},
     conformance::hooks::RootHooks,
     error::{StoreError, SwapError},
     id::{BucketAddress, Cid, OwnerId},
@@ -83,9 +83,9 @@ impl BlockStore for BrokenBlocks {
         self.inner.advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Marked {
         if self.fault == BlockFault::MarksForget {
-            return cids.to_vec();
+            return Marked { fresh: cids.to_vec(), bytes: 0 };
         }
         self.inner.mark(cids, cut, kept)
     }

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use crate::{
     block::{
-        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Kept, Listed, Placement, Position, Swept,
-        SyncMark,
+        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Kept, Listed, Marked, Placement, Position,
+        Swept, SyncMark,
     },
     error::StoreError,
     id::{Cid, Codec},
@@ -165,7 +165,7 @@ impl BlockStore for MemoryBlocks {
         state.epoch
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch, _: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, _: Kept) -> Marked {
         let mut state = self.state.lock();
         let mut fresh = Vec::new();
         for cid in cids {
@@ -179,7 +179,7 @@ impl BlockStore for MemoryBlocks {
                 None => fresh.push(*cid),
             }
         }
-        fresh
+        Marked { fresh, bytes: 0 }
     }
 
     async fn sweep(&self, _: Position, cut: Epoch, put_before: Epoch) -> Result<Swept, StoreError> {

@@ -10,9 +10,12 @@ use super::LOOK_EVERY;
 /// Least time between two samples of the number of bytes written.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
-/// Least growth of the log that makes a collection due, in bytes older than the retention. If half of the
+/// Least growth of the log that makes a collection due, in bytes older than the retention. If a quarter of the
 /// bytes that the last collection left in use is more, that counts instead.
 const GROWTH_MIN: u64 = 128 << 20;
+
+/// Part of the bytes that the last collection left in use: so much growth makes the next one due.
+const DUE_PART: u64 = 4;
 
 /// Longest wait before a failed collection is tried again.
 const RETRY_MAX: Duration = Duration::from_mins(5);
@@ -52,7 +55,7 @@ impl Growth {
     /// deleted is there again until its segment is rewritten, so all of the rest may be garbage.
     pub(super) fn at_start(in_use: u64, left: Option<u64>) -> Self {
         let kept = left.map_or(in_use, |left| left.min(in_use));
-        let before = left.map_or(in_use / 2, |_| in_use - kept);
+        let before = left.map_or(in_use / DUE_PART, |_| in_use - kept);
         Self { kept, in_use: kept, before, ..Self::default() }
     }
 
@@ -98,7 +101,7 @@ impl Growth {
     /// Returns the bytes that make a collection due. The bytes that the index holds are no measure, because they
     /// include the garbage.
     fn due(&self) -> u64 {
-        GROWTH_MIN.max(self.kept / 2)
+        GROWTH_MIN.max(self.kept / DUE_PART)
     }
 
     /// Returns whether so many bytes make a collection due.
@@ -149,7 +152,7 @@ mod tests {
             [0, 2, 3, 4, 5, 6, 99].map(|halves| growth.rest(halves * due / 2, 0))
         };
         assert_eq!(rests(&growth, GROWTH_MIN), [8, 8, 4, 2, 1, 0, 0]);
-        growth.collect(1, 8 * GROWTH_MIN, 0);
+        growth.collect(1, 16 * GROWTH_MIN, 0);
         assert_eq!(rests(&growth, 4 * GROWTH_MIN), [8, 8, 4, 2, 1, 0, 0]);
         assert_eq!(growth.rest(6 * GROWTH_MIN - 1, 0), 8);
         // What is due by the bound is due at twice as much.
@@ -192,10 +195,10 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_is_due_when_half_of_what_is_in_use_came() {
+    fn a_collection_is_due_when_a_quarter_of_what_is_in_use_came() {
         let mut growth = Growth::default();
         assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
-        growth.collect(GROWTH_MIN, 8 * GROWTH_MIN, 0);
+        growth.collect(GROWTH_MIN, 16 * GROWTH_MIN, 0);
         assert!(!growth.is_due(4 * GROWTH_MIN - 1) && growth.is_due(4 * GROWTH_MIN));
         growth.collect(4 * GROWTH_MIN, 0, 0);
         assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));

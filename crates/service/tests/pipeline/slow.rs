@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, BucketAddress, Cid, RootPointer, StoreError,
-    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark, list_all},
+    block::{Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark, list_all},
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::MemoryRoots,
@@ -101,7 +101,7 @@ impl BlockStore for SlowBlocks {
         self.inner.advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Marked {
         self.inner.mark(cids, cut, kept)
     }
 

@@ -1,6 +1,6 @@
 //! The clients of a run: SDKs that retry on another master, and record a history.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fula_core::{BucketName, ObjectKey, bucket::ChecksumAlgorithm};
@@ -40,6 +40,9 @@ const CLIENTS: usize = 6;
 /// Number of the first client that does not number its calls and does not retry.
 const FIRST_PLAIN_CLIENT: usize = 4;
 const OPERATIONS: usize = 14;
+
+/// Number of months that clients write in, where rows of deleted buckets are dropped.
+const MONTHS: usize = 3;
 const KEYS: u64 = 3;
 const ATTEMPTS: u32 = 5;
 
@@ -337,17 +340,18 @@ async fn call(masters: &Masters, client: usize, number: usize, asked: Asked) -> 
     event
 }
 
-async fn client(masters: &Masters, client: usize) -> Vec<Event> {
+/// Lets a client carry out operations, and adds them to what it has done before.
+async fn client(masters: &Masters, client: usize, numbers: Range<usize>, events: &mut Vec<Event>) {
     let world = &masters.world;
-    let mut events: Vec<Event> = Vec::new();
-    for number in 0..OPERATIONS {
+    for number in numbers {
         // Where masters collect, a run is long enough for one of them to lose its lease.
         sleep(Duration::from_millis(world.draw(if world.collects() { 20_000 } else { 300 }))).await;
         let key = format!("k{}", world.draw(KEYS));
         let body = format!("{client}-{number}");
         let seen = events.iter().rev().find(|event| event.key == key && event.etag.is_some());
         let if_match = seen.and_then(|event| event.etag.clone()).map(Condition::IfMatch);
-        let n = world.draw(24);
+        let n =
+            if world.drops() && world.draw(2) == 0 { 20 + world.draw(4) } else { world.draw(24) };
         let (op, condition) = match n {
             0..5 => (Op::Get, None),
             5..9 | 20..22 => (Op::Put, None),
@@ -372,7 +376,22 @@ async fn client(masters: &Masters, client: usize) -> Vec<Event> {
         let asked = Asked { op, key, body, condition, is_copy: (1..4).contains(&kind) };
         events.push(call(masters, client, number, asked).await);
     }
-    events
+}
+
+/// Lets all clients carry out their operations. Where months pass, they do so between two operations of a client.
+async fn clients(masters: &Masters) -> Vec<Event> {
+    let mut events = vec![Vec::new(); CLIENTS];
+    let months = if masters.world.drops() { MONTHS } else { 1 };
+    for month in 0..months {
+        if month > 0 {
+            masters.world.pass_a_month();
+        }
+        let numbers = OPERATIONS * month / months..OPERATIONS * (month + 1) / months;
+        let each = events.iter_mut().enumerate();
+        let each = each.map(|(n, events)| client(masters, n, numbers.clone(), events));
+        futures::future::join_all(each).await;
+    }
+    events.concat()
 }
 
 /// Collects once more, when nothing goes wrong any more, and checks that everything is there.
@@ -398,18 +417,24 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
         first.create_bucket(&Caller::of(identity()), &bucket_name(SOURCES), None).await.unwrap();
     }
     world.set_calm(false);
-    let clients = (0..CLIENTS).map(|n| client(&masters, n));
-    let clients = futures::future::join_all(clients);
-    let mut events: Vec<Event> = if world.regresses() {
-        futures::future::join(clients, world.regress()).await.0.concat()
+    let mut events = if world.regresses() {
+        futures::future::join(clients(&masters), world.regress()).await.0
     } else {
-        clients.await.concat()
+        clients(&masters).await
     };
     world.set_calm(true);
     // Everything that is still in transit arrives.
     sleep(Duration::from_secs(30)).await;
     if world.regresses() {
         world.merge(&masters.get(0).await).await;
+    }
+    if world.drops() {
+        for me in 1..MASTERS {
+            // A master that is not running stops drops.
+            masters.get(me).await;
+        }
+        let Master { service, recovery } = masters.master(0).await;
+        world.drop_at_the_end(&service, recovery.as_ref().unwrap()).await;
     }
     if world.collects() {
         collect_at_the_end(world, &masters).await;
@@ -436,6 +461,7 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
         };
         let listing = call(&masters, number, 99, asked).await;
         let service = masters.get(me).await;
+        world.check_trust(me, &service);
         let info = match service.bucket(&Caller::of(identity()), &bucket_name(BUCKET)).await {
             Ok(info) => info,
             Err(error) => {
@@ -443,7 +469,9 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
                 continue;
             }
         };
-        counts.push((info.objects, info.bytes, listing.version, listing.listing.clone()));
+        let fleeting = service.bucket(&Caller::of(identity()), &bucket_name(FLEETING)).await;
+        let counted = (info.objects, info.bytes, listing.version, fleeting.is_ok());
+        counts.push((counted, listing.listing.clone()));
         if listing.outcome != Ending::Done || info.objects != listing.listing.len() as u64 {
             world.violate(format!("master {me} counts {} objects: {listing:?}", info.objects));
         }

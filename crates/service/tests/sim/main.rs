@@ -17,7 +17,7 @@ use fula_testkit::{
 };
 use parking_lot::Mutex;
 
-use crate::world::{Compared, Faults, World};
+use crate::world::{Compared, Drops, Faults, World};
 
 /// Number of seeds of an ordinary run.
 const SEEDS: u64 = 10_000;
@@ -32,6 +32,8 @@ struct Outcome {
     forked: bool,
     /// Number of blocks that were collected.
     deleted: u64,
+    /// Number of rows of deleted buckets that were dropped.
+    dropped: u64,
     trace: [u8; 32],
     violations: Vec<String>,
 }
@@ -62,6 +64,7 @@ fn run(seed: u64, faults: &Faults, tell: bool) -> Outcome {
             trace: world.trace(),
             forked: world.forked(),
             deleted: world.deleted(),
+            dropped: world.dropped(),
             violations,
         };
         (outcome, world)
@@ -100,7 +103,7 @@ fn number(name: &str) -> Option<u64> {
 fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, Outcome)> {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let [events, hit, forks] = [(); 3].map(|()| AtomicUsize::new(0));
-    let deleted = AtomicU64::new(0);
+    let [deleted, dropped] = [(); 2].map(|()| AtomicU64::new(0));
     let outcomes = Mutex::new(Vec::new());
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
@@ -116,6 +119,7 @@ fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, O
                     hit.fetch_add(outcome.faults, Ordering::Relaxed);
                     forks.fetch_add(usize::from(outcome.forked), Ordering::Relaxed);
                     deleted.fetch_add(outcome.deleted, Ordering::Relaxed);
+                    dropped.fetch_add(outcome.dropped, Ordering::Relaxed);
                     if !outcome.violations.is_empty() {
                         failed.fetch_min(seed, Ordering::Relaxed);
                         outcomes.lock().push((seed, outcome));
@@ -126,10 +130,12 @@ fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, O
     });
     let [events, hit, forks] = [events, hit, forks].map(AtomicUsize::into_inner);
     let count = usize::try_from(seeds.end - seeds.start).unwrap();
-    let deleted = deleted.into_inner();
+    let [deleted, dropped] = [deleted, dropped].map(AtomicU64::into_inner);
     println!(
-        "{count} seeds, {events} operations, {hit} faults, {forks} forks, {deleted} blocks collected"
+        "{count} seeds, {events} operations, {hit} faults, {forks} forks, {deleted} blocks collected, {dropped} \
+         rows dropped"
     );
+    assert!(faults.drops == Drops::Never || dropped > 0, "no row was dropped in any run");
     assert!(!faults.collects || deleted > 0, "nothing was collected in any run");
     assert!(forks * 4 < count, "{forks} forks in {count} runs: nothing was checked");
     assert!(hit > 0, "nothing went wrong in any run");
@@ -207,6 +213,21 @@ fn no_seed_collects_what_the_arbiter_forgot() {
 #[test]
 fn no_seed_relies_on_a_lease_of_before_a_restore() {
     all_hold(&Faults { pause_ms: 150_000, ..restored() }, SEEDS / 20);
+}
+
+/// Returns the faults of runs in which months pass, and all masters drop rows of deleted buckets.
+fn dropping() -> Faults {
+    Faults { drops: Drops::AfterMonths, ..collecting() }
+}
+
+#[test]
+fn no_seed_brings_a_dropped_bucket_back() {
+    all_hold(&dropping(), SEEDS / 20);
+}
+
+#[test]
+fn a_version_floor_that_is_not_raised_is_found() {
+    is_found("version floor not raised", &Faults { drops: Drops::WithoutFloor, ..dropping() });
 }
 
 fn collecting_with(fault: Fault) -> Faults {

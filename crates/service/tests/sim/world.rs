@@ -1,6 +1,7 @@
 //! The world of one run: arbiter, blocks, masters, and the faults between them.
 
 mod collections;
+mod drops;
 mod link;
 mod restores;
 
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, BucketAddress, Cid, MetadataStore, RootPointer, RootPointerStore,
     StoreError, WriterId,
-    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
+    block::{Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark},
     error::SwapError,
     in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
     root::{CasOutcome, NewRoot, RootRow, Stamped},
@@ -40,6 +41,15 @@ pub(crate) enum Compared {
     All,
 }
 
+/// What becomes of the rows of deleted buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drops {
+    Never,
+    AfterMonths,
+    /// They are dropped, and the version floor is not raised.
+    WithoutFloor,
+}
+
 /// The probability of each fault, per 1000 steps or messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Faults {
@@ -60,6 +70,8 @@ pub(crate) struct Faults {
     pub(crate) regresses: bool,
     /// Whether masters collect garbage all the time.
     pub(crate) collects: bool,
+    /// Whether months pass in which rows of deleted buckets are dropped. Masters collect garbage, too.
+    pub(crate) drops: Drops,
     /// Longest pause of a master in milliseconds.
     pub(crate) pause_ms: u64,
     /// Whether a put is satisfied by a block that is there already, whatever generation it was put under.
@@ -83,6 +95,7 @@ impl Default for Faults {
             omitted: FaultInjection::default(),
             regresses: false,
             collects: false,
+            drops: Drops::Never,
             pause_ms: 8_000,
             puts_only_new: false,
             puts_of_a_kind: 24,
@@ -118,6 +131,10 @@ struct State {
     calm_from_ns: u64,
     /// Number of blocks that were collected.
     deleted: u64,
+    /// Number of rows of deleted buckets that were dropped.
+    dropped: u64,
+    /// Milliseconds by which the clock of the arbiter is ahead of the run.
+    passed_ms: u64,
 }
 
 /// The state that the masters of one run share.
@@ -156,6 +173,8 @@ impl World {
             blind_from_ns: None,
             calm_from_ns: 0,
             deleted: 0,
+            dropped: 0,
+            passed_ms: 0,
         };
         let metadata: Arc<MemoryMetadata> = Arc::default();
         Arc::new(Self {
@@ -317,7 +336,7 @@ impl World {
 
     async fn guard(&self, me: usize) -> RollbackGuard {
         let is_faulty = self.faults.omitted == FaultInjection(Some(Fault::RegressedAdopted));
-        if self.faults.regresses && !is_faulty {
+        if (self.faults.regresses || self.drops()) && !is_faulty {
             return RollbackGuard::open(Some(Arc::clone(&self.memories[me]))).await.unwrap();
         }
         RollbackGuard::new(None, self.faults.compared != Compared::Nothing && !is_faulty)
@@ -383,7 +402,7 @@ impl World {
 
     fn tick(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap();
-        self.roots.set_time(EPOCH_MS + elapsed);
+        self.roots.set_time(EPOCH_MS + self.state().passed_ms + elapsed);
     }
 }
 
@@ -425,7 +444,7 @@ impl BlockStore for DurableView {
         self.0.advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Marked {
         self.0.mark(cids, cut, kept)
     }
 

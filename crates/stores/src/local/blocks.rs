@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
-    block::{BLOCK_BYTES_MAX, Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
+    block::{BLOCK_BYTES_MAX, Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark},
 };
 use hashbrown::HashSet;
 
 use super::unavailable;
-use crate::log::{HUNG, Kind, Log, Need, Record, Slot, StreamName, blocking, is_lost};
+use crate::log::{HUNG, Kind, Log, Mark, Need, Record, Slot, StreamName, blocking, is_lost};
 
 /// The block store of a data directory.
 #[derive(Debug)]
@@ -174,24 +174,17 @@ impl BlockStore for LocalBlocks {
         self.log.index_mut().advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch, _: Kept) -> Vec<Cid> {
-        let mut index = self.log.index_mut();
-        let mut fresh = Vec::new();
-        for cid in cids {
-            let may_link = cid.codec() != Codec::Raw;
-            if index.blocks.mark(cid, cut).unwrap_or(may_link) {
-                fresh.push(*cid);
+    fn mark(&self, cids: &[Cid], cut: Epoch, _: Kept) -> Marked {
+        let mut marked = Marked::default();
+        self.log.index_mut().blocks.mark(cids, cut, |cid, mark| match mark {
+            Mark::New(slot) => {
+                marked.fresh.push(*cid);
+                marked.bytes += u64::from(slot.bytes());
             }
-        }
-        fresh
-    }
-
-    fn used_bytes(&self, cids: &[Cid]) -> u64 {
-        let index = self.log.index();
-        cids.iter()
-            .filter_map(|cid| index.blocks.get(cid))
-            .map(|slot| u64::from(slot.bytes()))
-            .sum()
+            Mark::Missing if cid.codec() != Codec::Raw => marked.fresh.push(*cid),
+            Mark::Missing | Mark::Known => {}
+        });
+        marked
     }
 
     async fn sweep(

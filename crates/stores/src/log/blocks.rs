@@ -24,6 +24,9 @@ use super::{
 /// Number of tables. Of a million blocks each holds about a thousand.
 const TABLES: u16 = 1024;
 
+/// Number of blocks that are looked up at a time: about as many as a tree node links to.
+const LOOKED_UP: usize = 32;
+
 /// Number of bits of a tag that choose the table.
 const CHOOSING_BITS: u32 = 13;
 
@@ -36,6 +39,16 @@ const GIVING_BACK: u64 = 1 << 32;
 /// The number of an entry. It is valid while the index stays locked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At(u32);
+
+/// What became of a block that a collection marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It was not marked in this collection before, and lies here.
+    New(Slot),
+    Known,
+    /// It is not stored.
+    Missing,
+}
 
 /// The reference that a table keeps to an entry.
 #[derive(Clone, Copy, Debug)]
@@ -135,10 +148,44 @@ impl Blocks {
         entry.slot()
     }
 
-    /// Marks a block in the collection of `cut`. Returns whether it was not marked in it before; `None`
-    /// when it is not stored.
-    pub(crate) fn mark(&mut self, cid: &Cid, cut: Epoch) -> Option<bool> {
-        self.find(cid).map(|At(number)| self.entries.at_mut(number).mark(cut))
+    /// Marks blocks in the collection of `cut`, and calls `told` with each of them.
+    pub(crate) fn mark(&mut self, cids: &[Cid], cut: Epoch, mut told: impl FnMut(&Cid, Mark)) {
+        for some in cids.chunks(LOOKED_UP) {
+            for (cid, found) in some.iter().zip(self.find_all(some)) {
+                let mark = found.map_or(Mark::Missing, |At(number)| {
+                    let entry = self.entries.at_mut(number);
+                    if entry.mark(cut) { Mark::New(entry.slot()) } else { Mark::Known }
+                });
+                told(cid, mark);
+            }
+        }
+    }
+
+    /// Finds up to [`LOOKED_UP`] blocks. Nothing depends on the look-up before it, and each step is short, so the
+    /// processor waits for the memory of several blocks at once.
+    fn find_all(&self, cids: &[Cid]) -> [Option<At>; LOOKED_UP] {
+        let mut tags = [BlockTag::default(); LOOKED_UP];
+        let (mut places, mut found) = ([None; LOOKED_UP], [None; LOOKED_UP]);
+        for (tag, cid) in tags.iter_mut().zip(cids) {
+            *tag = self.hasher.tag(cid);
+        }
+        for (place, tag) in places.iter_mut().zip(&tags).take(cids.len()) {
+            let has_hash = |place: &Place| place.hash == tag.hash();
+            *place = self.tables.of(*tag).find(spread(tag.hash()), has_hash).copied();
+        }
+        for (tag, place) in found.iter_mut().zip(&places) {
+            *tag = place.map(|place| self.entries.at(place.number).tag());
+        }
+        let mut all = [None; LOOKED_UP];
+        for (n, cid) in cids.iter().enumerate() {
+            all[n] = match places[n] {
+                Some(place) if found[n] == Some(tags[n]) => Some(At(place.number)),
+                // Another block has the same hash.
+                Some(_) => self.find(cid),
+                None => None,
+            };
+        }
+        all
     }
 
     /// Records the place of a block, and returns its previous place. A new block counts as put in `epoch`;

@@ -50,6 +50,16 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 #[cfg(test)]
 pub(crate) use self::disk::DiskFile;
+pub(crate) use self::{
+    blocks::Mark,
+    disk::{Disk, FsDisk, is_lost},
+    hang::HUNG,
+    index::{Index, Key},
+    read_only::ReadOnlyDisk,
+    record::{Kind, Record, crc32c},
+    room::{DISK_BYTES_MIN, Need},
+    slot::{LogPlace, Slot},
+};
 use self::{
     damage::KnownDamage,
     footer::SegmentFooter,
@@ -58,15 +68,6 @@ use self::{
     record::{encode_into, encoded_len},
     room::Allowance,
     segment::{HEADER_BYTES, Segment},
-};
-pub(crate) use self::{
-    disk::{Disk, FsDisk, is_lost},
-    hang::HUNG,
-    index::{Index, Key},
-    read_only::ReadOnlyDisk,
-    record::{Kind, Record, crc32c},
-    room::{DISK_BYTES_MIN, Need},
-    slot::{LogPlace, Slot},
 };
 pub use self::{
     recover::{Damage, Recovery},

@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, PackDirectory, StoreError,
-    block::{BLOCK_BYTES_MAX, Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
+    block::{BLOCK_BYTES_MAX, Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark},
     error::Source,
     packs::{PackEntry, PackId},
 };
@@ -385,8 +385,8 @@ impl BlockStore for PackedBlocks {
         self.begin_marks(Epoch(u32::try_from(generation).unwrap_or(u32::MAX)))
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
-        self.mark_tags(cids, cut, kept)
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Marked {
+        Marked { fresh: self.mark_tags(cids, cut, kept), bytes: 0 }
     }
 
     async fn sweep(

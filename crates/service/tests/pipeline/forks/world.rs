@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, Cid, MetadataStore, RootPointer, StoreError,
-    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
+    block::{Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark},
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::{MemoryBackup, MemoryMetadata, MemoryRoots, Records},
@@ -151,9 +151,10 @@ impl BlockStore for SharedBlocks {
         self.epoch()
     }
 
-    fn mark(&self, cids: &[Cid], _: Epoch, _: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], _: Epoch, _: Kept) -> Marked {
         let mut marked = self.marked.lock();
-        cids.iter().filter(|cid| marked.insert(**cid)).copied().collect()
+        let fresh = cids.iter().filter(|cid| marked.insert(**cid)).copied().collect();
+        Marked { fresh, bytes: 0 }
     }
 
     async fn sweep(&self, _: Position, _: Epoch, before: Epoch) -> Result<Swept, StoreError> {

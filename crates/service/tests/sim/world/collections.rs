@@ -19,6 +19,11 @@ impl World {
         let life = self.life(me);
         while self.life(me) == life {
             sleep(Duration::from_millis(200 + self.draw(16_000))).await;
+            let dropped = self.drop_rows_of(&service, &recovery).await;
+            if let Some(dropped) = Some(dropped).filter(|_| self.drops()) {
+                let done = dropped.map_err(|error| error.to_string());
+                self.note(&format!("master {me}.{life} has dropped rows: {done:?}"));
+            }
             let collected = self.collect(&service, &recovery).await;
             let done = collected.map(|done| done.deleted).map_err(|error| error.to_string());
             self.note(&format!("master {me}.{life} has collected: {done:?}"));

@@ -12,11 +12,11 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, BucketAddress, Cid, RootPointer, StoreError,
-    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
+    block::{Epoch, Kept, Listed, Marked, Placement, Position, Swept, SyncMark},
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::MemoryRoots,
-    root::{CasOutcome, NewRoot, Stamped},
+    root::{CasOutcome, DeletedRow, DropTerms, NewRoot, Stamped},
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -145,6 +145,8 @@ impl RootHooks for Link {
             RootRead::Count => self.step("counts buckets").await,
             RootRead::Find => self.step("looks for a name").await,
             RootRead::Generation => self.step("asks for the generation").await,
+            RootRead::Floor if self.world.drops() => self.step("asks for the floor").await,
+            RootRead::Scan if self.world.drops() => self.step("scans rows").await,
             RootRead::Scan | RootRead::Floor => {}
         }
         if matches!(read, RootRead::Get | RootRead::Count) {
@@ -200,7 +202,31 @@ impl RootHooks for Link {
     }
 
     fn can_drop(&self) -> bool {
-        false
+        self.world.drops()
+    }
+
+    async fn drop_rows(
+        &self,
+        rows: Vec<DeletedRow>,
+        terms: &DropTerms,
+    ) -> Result<Vec<DeletedRow>, StoreError> {
+        let (world, faults) = (&self.world, &self.world.faults);
+        self.step("drops rows").await;
+        self.reach().await?;
+        if self.strikes(faults.request_lost, "a drop is late") {
+            let (world, terms) = (Arc::clone(world), terms.clone());
+            let wait = Duration::from_millis(world.draw(15_000));
+            tokio::spawn(async move {
+                sleep(wait).await;
+                drop(world.drop_rows(rows, &terms).await);
+            });
+            sleep(Duration::from_millis(200)).await;
+            return Err(cut());
+        }
+        let dropped = world.drop_rows(rows, terms).await?;
+        let lost = self.strikes(faults.answer_lost, "an answer is lost");
+        self.step("hears of its drop").await;
+        if lost { Err(cut()) } else { Ok(dropped) }
     }
 }
 
@@ -249,9 +275,10 @@ impl BlockStore for Link {
         self.epoch()
     }
 
-    fn mark(&self, cids: &[Cid], _: Epoch, _: Kept) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], _: Epoch, _: Kept) -> Marked {
         let mut marked = self.marked.lock();
-        cids.iter().filter(|cid| marked.insert(**cid)).copied().collect()
+        let fresh = cids.iter().filter(|cid| marked.insert(**cid)).copied().collect();
+        Marked { fresh, bytes: 0 }
     }
 
     async fn sweep(

@@ -54,7 +54,7 @@ fn moving_a_block_is_not_putting_it() {
     let mut blocks = Blocks::default();
     blocks.insert(&cid(1), slot(1), Epoch(4));
     blocks.insert(&cid(2), slot(2), Epoch(4));
-    assert_eq!(blocks.mark(&cid(2), Epoch(6)), Some(true));
+    assert_eq!(mark(&mut blocks, 2, 6), Some(true));
     for n in [1, 2] {
         blocks.insert(&cid(n), slot(n + 10), Epoch(6));
     }
@@ -69,12 +69,12 @@ fn a_sweep_in_steps_takes_what_is_neither_marked_nor_new() {
         blocks.insert(&cid(n), slot(n), Epoch(1 + n / 3000));
     }
     for n in (0..9_000).step_by(2) {
-        assert_eq!(blocks.mark(&cid(n), Epoch(4)), Some(true));
-        assert_eq!(blocks.mark(&cid(n), Epoch(4)), Some(false));
+        assert_eq!(mark(&mut blocks, n, 4), Some(true));
+        assert_eq!(mark(&mut blocks, n, 4), Some(false));
     }
     let at = blocks.find(&cid(1)).unwrap();
     assert_eq!(blocks.renew(at, Epoch(3)), slot(1));
-    assert_eq!(blocks.mark(&cid(9_000), Epoch(4)), None);
+    assert_eq!(mark(&mut blocks, 9_000, 4), None);
     let odd: Vec<u32> = (3..6_000).step_by(2).collect();
     assert_eq!(sweep(&mut blocks, SweepBounds { put_before: Epoch(3), ..cut(4) }, 3), odd);
     assert!((0..9_000).all(|n| blocks.get(&cid(n)).is_none() == odd.contains(&n)));
@@ -177,7 +177,7 @@ fn a_sweep_gives_back_the_memory_of_what_is_gone_and_keeps_what_stays() {
     let stays = |n: u32| n % 64 == 5;
     let kept: Vec<_> = (0..count).filter(|n| stays(*n)).collect();
     for n in &kept {
-        assert_eq!(blocks.mark(&cid(*n), Epoch(2)), Some(true));
+        assert_eq!(mark(&mut blocks, *n, 2), Some(true));
     }
     let gone = sweep(&mut blocks, cut(2), 256);
     assert_eq!(gone.len() + kept.len(), count as usize);
@@ -192,4 +192,57 @@ fn a_sweep_gives_back_the_memory_of_what_is_gone_and_keeps_what_stays() {
     assert_eq!(blocks.entries.slabs(), slabs as usize);
     assert_eq!(sweep(&mut blocks, cut(9), 256).len(), count as usize);
     assert_eq!(blocks.entries.slabs(), 2);
+}
+
+/// Marks one block. Returns whether it was not marked before; `None` if it is not stored.
+fn mark(blocks: &mut Blocks, n: u32, epoch: u32) -> Option<bool> {
+    let mut marks = mark_all(blocks, &[cid(n)], epoch);
+    match marks.pop().unwrap() {
+        Mark::New(found) => Some(found == slot(n) || found == slot(n + 10)),
+        Mark::Known => Some(false),
+        Mark::Missing => None,
+    }
+}
+
+fn mark_all(blocks: &mut Blocks, cids: &[Cid], epoch: u32) -> Vec<Mark> {
+    let (mut marks, mut told) = (Vec::new(), Vec::new());
+    blocks.mark(cids, Epoch(epoch), |cid, mark| {
+        told.push(*cid);
+        marks.push(mark);
+    });
+    assert_eq!(told, cids);
+    marks
+}
+
+#[test]
+fn many_blocks_are_marked_as_one_by_one() {
+    let mut blocks = Blocks::default();
+    for n in 0..5_000 {
+        blocks.insert(&cid(n), slot(n), Epoch(1));
+    }
+    // Some are not there, and some come twice.
+    let wanted: Vec<_> = (0..6_000).step_by(7).chain([3, 3, 5_999]).collect();
+    let cids: Vec<_> = wanted.iter().map(|n| cid(*n)).collect();
+    let expected = wanted.iter().enumerate().map(|(at, n)| match (*n, wanted[..at].contains(n)) {
+        (5_000.., _) => Mark::Missing,
+        (_, true) => Mark::Known,
+        (n, false) => Mark::New(slot(n)),
+    });
+    assert_eq!(mark_all(&mut blocks, &cids, 2), expected.collect::<Vec<_>>());
+    for (n, mark) in wanted.iter().zip(mark_all(&mut blocks, &cids, 2)) {
+        assert_eq!(mark, if *n < 5_000 { Mark::Known } else { Mark::Missing });
+    }
+}
+
+#[test]
+fn a_block_is_found_beside_one_whose_hash_is_the_same() {
+    let mut blocks = Blocks::default();
+    blocks.insert(&cid(1), slot(1), Epoch(1));
+    // A place with the hash of another block, as one of billions has.
+    let tag = blocks.hasher.tag(&cid(2));
+    let place = Place { number: 0, hash: tag.hash() };
+    blocks.tables.of_mut(tag).insert_unique(spread(tag.hash()), place, |place| spread(place.hash));
+    assert_eq!(mark_all(&mut blocks, &[cid(2)], 2), [Mark::Missing]);
+    blocks.insert(&cid(2), slot(2), Epoch(1));
+    assert_eq!(mark_all(&mut blocks, &[cid(2), cid(1)], 2), [2, 1].map(|n| Mark::New(slot(n))));
 }
