@@ -37,7 +37,7 @@ pub(super) enum Job<'a> {
     Up(&'a Path),
     /// Fetches that file.
     Down(&'a Path),
-    /// Prints that file. Nobody looks at it.
+    /// Prints that file to `/dev/null`.
     Read,
     /// Sends a folder.
     Copy(&'a Path),

@@ -35,11 +35,7 @@ impl SegmentCheck {
         let Some((hashed, expected)) = hashed.zip(proof.hash(index)) else { return Ok(None) };
         let segment = &layout.segments()[index];
         let key = keys.file(footer.epoch, footer.file)?.segment;
-        let context = sealing::context(&footer.file, segment.ordinal);
-        let message = Message::derive(key.expose(), segment.salt(), &[&context]);
-        if message.commitment() != segment.commitment {
-            return Err(SealError::WrongKey { what: "the content" });
-        }
+        let message = sealing::message(&key, &footer.file, segment)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(segment.salt()).update(&segment.commitment);
         let left = usize::try_from(hashed).unwrap_or(usize::MAX) - HEADER_BYTES;

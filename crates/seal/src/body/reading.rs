@@ -140,11 +140,7 @@ impl RangeReader {
 
     /// Derives the keys of a segment, and compares the commitment.
     fn message(&self, index: usize) -> Result<Message, SealError> {
-        let segment = &self.layout.segments()[index];
-        let context = sealing::context(&self.file, segment.ordinal);
-        let message = Message::derive(self.key.expose(), &segment.salt, &[&context]);
-        let is_ours = message.commits_to(&segment.commitment);
-        if is_ours { Ok(message) } else { Err(SealError::WrongKey { what: WHAT }) }
+        sealing::message(&self.key, &self.file, &self.layout.segments()[index])
     }
 
     /// Takes the next bytes of the object, and appends the plaintext of every chunk that is complete to `out`.

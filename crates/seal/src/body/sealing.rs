@@ -5,7 +5,7 @@ use crate::{
     body::{Ending, EndingSigner, Layout, Metadata, Segment},
     cobblestone::{self, CHUNK_BYTES, Message, Salt},
     draw,
-    key::FileKeys,
+    key::{FileKeys, Secret},
 };
 
 /// The content of a segment has another length than its salt was chosen for.
@@ -19,6 +19,21 @@ pub(crate) fn context(file: &FileId, ordinal: u64) -> [u8; 51] {
     out[11..43].copy_from_slice(&file.0);
     out[43..].copy_from_slice(&ordinal.to_be_bytes());
     out
+}
+
+/// Derives the keys of a segment that a layout lists.
+///
+/// # Errors
+/// [`SealError::WrongKey`]: the segment commits to other keys.
+pub(super) fn message(
+    key: &Secret,
+    file: &FileId,
+    segment: &Segment,
+) -> Result<Message, SealError> {
+    let context = context(file, segment.ordinal);
+    let message = Message::derive(key.expose(), segment.salt(), &[&context]);
+    let is_ours = message.commits_to(&segment.commitment);
+    if is_ours { Ok(message) } else { Err(SealError::WrongKey { what: "the content" }) }
 }
 
 /// Seals one upload of a file, under a file id of its own.

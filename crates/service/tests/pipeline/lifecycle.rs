@@ -216,7 +216,7 @@ async fn uploads_in_progress_end() {
     one.set_rules(vec![Rule { filter, abort_days: Some(2), ..rule(None) }]).await;
     set_time(&roots, [&one, &two], 3 * DAY - 1).await;
     assert_eq!(two.work_off().await, (0, 0));
-    // The clock of a master goes on, so the last upload began a while after the first day had.
+    // Clocks of masters go on from the time that was set, so the last upload began later than the first one.
     set_time(&roots, [&one, &two], 3 * DAY + DAY / 24).await;
     assert_eq!(two.work_off().await, (3, 40));
     let request = ListUploadsRequest { limit: 100, ..ListUploadsRequest::default() };

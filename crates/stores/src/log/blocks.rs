@@ -165,7 +165,7 @@ impl Blocks {
     /// processor waits for the memory of several blocks at once.
     fn find_all(&self, cids: &[Cid]) -> [Option<At>; LOOKED_UP] {
         let mut tags = [BlockTag::default(); LOOKED_UP];
-        let (mut places, mut found) = ([None; LOOKED_UP], [None; LOOKED_UP]);
+        let (mut places, mut entry_tags) = ([None; LOOKED_UP], [None; LOOKED_UP]);
         for (tag, cid) in tags.iter_mut().zip(cids) {
             *tag = self.hasher.tag(cid);
         }
@@ -173,13 +173,13 @@ impl Blocks {
             let has_hash = |place: &Place| place.hash == tag.hash();
             *place = self.tables.of(*tag).find(spread(tag.hash()), has_hash).copied();
         }
-        for (tag, place) in found.iter_mut().zip(&places) {
-            *tag = place.map(|place| self.entries.at(place.number).tag());
+        for (entry_tag, place) in entry_tags.iter_mut().zip(&places) {
+            *entry_tag = place.map(|place| self.entries.at(place.number).tag());
         }
         let mut all = [None; LOOKED_UP];
         for (n, cid) in cids.iter().enumerate() {
             all[n] = match places[n] {
-                Some(place) if found[n] == Some(tags[n]) => Some(At(place.number)),
+                Some(place) if entry_tags[n] == Some(tags[n]) => Some(At(place.number)),
                 // Another block has the same hash.
                 Some(_) => self.find(cid),
                 None => None,

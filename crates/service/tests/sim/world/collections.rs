@@ -19,8 +19,8 @@ impl World {
         let life = self.life(me);
         while self.life(me) == life {
             sleep(Duration::from_millis(200 + self.draw(16_000))).await;
-            let dropped = self.drop_rows_of(&service, &recovery).await;
-            if let Some(dropped) = Some(dropped).filter(|_| self.drops()) {
+            if self.drops() {
+                let dropped = service.drop_deleted_shared(&recovery, Duration::ZERO, true).await;
                 let done = dropped.map_err(|error| error.to_string());
                 self.note(&format!("master {me}.{life} has dropped rows: {done:?}"));
             }

@@ -6,7 +6,7 @@ use fula_core::{
     RootPointerStore, StoreError,
     root::{DeletedRow, DropTerms},
 };
-use fula_service::{Recovery, Service, ServiceError};
+use fula_service::{Recovery, Service};
 use tokio::time::sleep;
 
 use super::{Drops, World};
@@ -29,18 +29,6 @@ impl World {
         self.note("a month passes");
         self.state().passed_ms += u64::try_from(MONTH.as_millis()).unwrap();
         self.tick();
-    }
-
-    /// Drops rows of deleted buckets, where a run has months.
-    pub(super) async fn drop_rows_of(
-        &self,
-        service: &Service,
-        recovery: &Recovery,
-    ) -> Result<u64, ServiceError> {
-        if !self.drops() {
-            return Ok(0);
-        }
-        service.drop_deleted_shared(recovery, Duration::ZERO, true).await
     }
 
     /// Carries out a drop at the arbiter.
@@ -70,7 +58,7 @@ impl World {
             if rows.iter().all(|row| row.deleted.is_none()) {
                 return;
             }
-            last = Some(self.drop_rows_of(service, recovery).await);
+            last = Some(service.drop_deleted_shared(recovery, Duration::ZERO, true).await);
             sleep(Duration::from_secs(30)).await;
         }
         self.violate(format!("rows of deleted buckets stay when all is calm: {last:?}"));
