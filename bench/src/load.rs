@@ -33,8 +33,11 @@ const IN_A_COMMIT: u64 = 1000;
 /// Number of connections that commit.
 const MAKERS: u64 = 4;
 
-/// Longest time that a commit may take.
+/// Longest time that a commit may take, and that it is repeated while the server answers `SlowDown`.
 const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Time before a commit is repeated.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The operation that each connection repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +144,8 @@ impl Bodies {
 /// Makes objects with the first keys of [`key`], many in each commit.
 ///
 /// # Errors
-/// The first answer other than success, or a broken connection.
+/// The first answer other than success, a server that answers `SlowDown` for five minutes, or a broken
+/// connection.
 pub(crate) async fn commit(
     client: impl Fn() -> Client,
     bucket: &str,
@@ -165,7 +169,15 @@ pub(crate) async fn commit(
                 }
                 let call = Call::new(Method::POST, format!("/{bucket}")).query("fula-commit");
                 let call = call.header("content-type", "application/vnd.ipld.dag-cbor");
-                let reply = client.send(&call.body(out.finish()), PATIENCE).await?;
+                let call = call.body(out.finish());
+                let mut reply = client.send(&call, PATIENCE).await?;
+                let begun = Instant::now();
+                // A store of blocks that others serve may fall behind for a while.
+                while reply.status == StatusCode::SERVICE_UNAVAILABLE && begun.elapsed() < PATIENCE
+                {
+                    tokio::time::sleep(PAUSE).await;
+                    reply = client.send(&call, PATIENCE).await?;
+                }
                 if !reply.status.is_success() {
                     let text = String::from_utf8_lossy(&reply.body);
                     return Err(io::Error::other(format!("{}: {text}", reply.status)));
